@@ -1,0 +1,74 @@
+"""What happens to a job, in a form that knows no protocol.
+
+The pipeline yields `(choice, event)` pairs; presenters turn them into OpenAI JSON. The text in
+events is whole Unicode: a partial UTF-8 sequence never leaves the parser.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class Reasoning(msgspec.Struct, frozen=True, gc=False):
+    """More text of the analysis channel."""
+
+    text: str
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
+    """The natural logarithm of the probability of one sampled token and of its alternatives.
+
+    `top` holds (token id, logprob), most likely first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """More text for the user: the final channel, or a preamble in commentary.
+
+    `logprobs` covers the tokens that made this text, when the job asked for them.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class ToolCallStart(msgspec.Struct, frozen=True, gc=False):
+    """The model has begun a call of the function `name`; `index` counts the calls of a choice."""
+
+    index: int
+    name: str
+
+
+class ToolCallArguments(msgspec.Struct, frozen=True, gc=False):
+    """More text of the arguments of call `index`: JSON as the model wrote it, unchecked."""
+
+    index: int
+    text: str
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Token counts of one choice. `completion_tokens` includes control and reasoning tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """The last event of a choice."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+Event = Reasoning | Content | ToolCallStart | ToolCallArguments | Finished
+ChoiceEvent = tuple[int, Event]

@@ -1,0 +1,1 @@
+"""Conversation <-> token ids in OpenAI's Harmony format (github.com/openai/harmony)."""

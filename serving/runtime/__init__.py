@@ -1,0 +1,1 @@
+"""Executes engines: the messages, both ends of the process boundary, and the runtimes."""
