@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serving.job import Sampling
-from serving.runtime.messages import Generate, Output, Ready, Stats, Step
+from serving.runtime.messages import ExitCode, Generate, Output, Ready, Stats, Step
+
+
+class RuntimeFatal(Exception):
+    """A runtime cannot go on: the engine process leaves with `exit_code`.
+
+    The message is for the operator; clients are told only that the engine is unavailable.
+    """
+
+    def __init__(self, message: str, exit_code: int = ExitCode.FATAL) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Runtime(Protocol):
@@ -14,6 +25,11 @@ class Runtime(Protocol):
 
     A runtime answers each accepted `Generate` with outputs that end in exactly one `finish`,
     unless `abort` came first: after it no output of that id follows, and its memory is free.
+
+    Errors that leave a method are the host's: `MemoryError` from `step` says that the step did not
+    happen for lack of memory and nothing else changed, so the host ends the youngest sequence with
+    a fault and goes on; every other exception from `step` ends the process. An exception from
+    `submit` ends that sequence alone.
     """
 
     def ready(self) -> Ready:
@@ -58,6 +74,10 @@ class SequenceStream(Protocol):
         Raises ServingError (ENGINE_UNAVAILABLE) when the engine was lost; what had arrived before
         is returned first.
         """
+        ...
+
+    def cancel(self, choice: int) -> None:
+        """Aborts one sequence; nothing more of it arrives. A finished one is left as it is."""
         ...
 
     def close(self) -> None:
