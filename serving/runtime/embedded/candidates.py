@@ -1,33 +1,23 @@
-"""Which tokens of one row may be drawn, and the draw. All functions are pure, rows are numpy.
+"""Which tokens of one row may be drawn, and the draw itself. Pure functions over numpy rows.
 
-They look at a whole row (201,088 entries) only in passes that numpy vectorises, and sort it only
-where the answer needs it. A row of the vocabulary costs about 0.1 ms, most of it the exponentials.
+A row has 201,088 entries: each function takes a few passes that numpy vectorises, and sorts the
+whole row only where nothing less can answer.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.job import Sampling
-
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-# Rows of the matrix that a vocabulary is folded into, so that one pass reduces it by columns.
+# Entries that one reduction folds into one, so that a row is searched through far fewer sums.
 FOLD = 128
-# How many leading tokens are looked at before the whole row is sorted for top_p.
+# How many of the largest entries are tried for top_p before the whole row is sorted.
 LEADING = 256
-
-
-class Leading(NamedTuple):
-    """Tokens from the largest value down; among equal values the lower id comes first."""
-
-    ids: Ids
-    values: Floats
 
 
 def uniform(seed: int, position: int) -> float:
@@ -40,100 +30,83 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
 
 
-def leading(values: Floats, count: int) -> Leading:
-    """Returns the `count` largest entries, and those that equal the last of them.
-
-    `values` must not hold NaN. With a `count` beyond the row's length all entries are returned.
-    """
-    count = min(count, values.size)
+def kth_largest(values: Floats, count: int) -> float:
+    """Returns the `count`-th largest entry, 1 <= count <= size. `values` must not hold NaN."""
     columns = values.size // FOLD
     if count < columns:
-        # The count-th largest of the columns' maxima is at most the count-th largest entry.
+        # The count-th largest of the columns' maxima is never above the count-th largest entry.
         maxima = values[: FOLD * columns].reshape(FOLD, columns).max(axis=0)
-        floor = np.partition(maxima, columns - count)[columns - count]
-    else:
-        floor = np.partition(values, values.size - count)[values.size - count]
-    ids = np.flatnonzero(values >= floor)
-    chosen = values[ids]
-    order = np.argsort(-chosen, kind="stable")
-    ids, chosen = ids[order], chosen[order]
-    end = int(np.searchsorted(-chosen, -chosen[count - 1], side="right"))
-    return Leading(ids[:end], chosen[:end])
+        maxima.partition(columns - count)
+        values = values[values >= maxima[columns - count]]
+    return float(np.partition(values, values.size - count)[values.size - count])
 
 
-def threshold(probabilities: Floats, sampling: Sampling) -> float:
-    """Returns the least probability that top_k, top_p and min_p let through, 0.0 for all.
+def leading(values: Floats, count: int) -> Ids:
+    """Returns the `count` largest entries' indices, largest first, among equals the lower first."""
+    count = min(count, values.size)
+    ids = np.flatnonzero(values >= np.float32(kth_largest(values, count)))
+    return ids[np.argsort(-values[ids], kind="stable")][:count]
 
-    top_p counts within what top_k leaves, renormalised; min_p is relative to the largest
-    probability. The largest always passes, and so do all that equal the last one that passes:
-    equal probabilities are never told apart.
+
+def nucleus(weights: Floats, share: float) -> float:
+    """Returns the least of the fewest largest weights that make up `share` of their sum.
+
+    `weights` are finite, not negative, and not all zero; 0 <= share < 1. The largest always
+    belongs to them.
     """
-    least = 0.0
-    if sampling.min_p > 0.0:
-        least = min(sampling.min_p, 1.0) * float(probabilities.max())
-    mass = 1.0
-    ranked: Floats | None = None
-    if 0 < sampling.top_k < probabilities.size:
-        ranked = leading(probabilities, sampling.top_k).values
-        mass = float(ranked.sum(dtype=np.float64))
-        least = max(least, float(ranked[-1]))
-    if sampling.top_p < 1.0:
-        least = max(least, _nucleus_threshold(probabilities, ranked, sampling.top_p * mass))
-    return least
+    wanted = share * float(_folded_sums(weights)[-1])
+    if weights.size > 4 * LEADING:
+        top = weights[weights >= np.float32(kth_largest(weights, LEADING))]
+        top[::-1].sort()
+        sums = np.cumsum(top, dtype=np.float64)
+        if sums[-1] >= wanted:
+            return float(top[np.searchsorted(sums, wanted, side="left")])
+    ranked = np.zeros(-(-weights.size // FOLD) * FOLD, dtype=np.float32)
+    ranked[: weights.size] = weights
+    ranked.sort()
+    blocks = ranked.reshape(-1, FOLD)[::-1]
+    sums = np.cumsum(blocks.sum(axis=1), dtype=np.float64)
+    index = min(int(np.searchsorted(sums, wanted, side="left")), len(blocks) - 1)
+    block = blocks[index][::-1]
+    inner = np.cumsum(block, dtype=np.float64) + (sums[index - 1] if index else 0.0)
+    return float(block[min(int(np.searchsorted(inner, wanted, side="left")), FOLD - 1)])
 
 
-def _nucleus_threshold(probabilities: Floats, ranked: Floats | None, mass: float) -> float:
-    """Returns the least of the fewest largest probabilities that reach `mass` together.
+def draw(weights: Floats, number: float) -> int:
+    """Returns the index that `number` in [0, 1) falls on when each has its weight's share.
 
-    `ranked`, where given, holds all that may be taken, from the largest down.
+    The shares lie in one fixed order that the weights do not change, so a small error in them
+    seldom changes the index. `weights` are finite, not negative, and not all zero; an index
+    without weight is never returned.
     """
-    if ranked is None:
-        ranked = leading(probabilities, LEADING).values
-        sums = np.cumsum(ranked, dtype=np.float64)
-        if sums[-1] < mass:
-            ranked = np.sort(probabilities)[::-1]
-            sums = np.cumsum(ranked, dtype=np.float64)
-    else:
-        sums = np.cumsum(ranked, dtype=np.float64)
-    last = min(int(np.searchsorted(sums, mass, side="left")), ranked.size - 1)
-    return float(ranked[last])
-
-
-def draw(probabilities: Floats, number: float, least: float = 0.0) -> int | None:
-    """Returns the token that `number` in [0, 1) falls on, among those of at least `least`.
-
-    A token's share is its probability over the sum of those that take part; the shares lie in
-    one fixed order, so that a small change of the probabilities seldom changes the token. None
-    when the row has no mass: it holds NaN, or nothing but zeros.
-    """
-    if least > 0.0:
-        ids = np.flatnonzero(probabilities >= least)
-        if ids.size == 0:
-            return None
-        return int(ids[_fall(probabilities[ids], number)])
-    columns = probabilities.size // FOLD
+    columns = weights.size // FOLD
     body = FOLD * columns
-    folded = probabilities[:body].reshape(FOLD, columns)
-    tail = probabilities[body:]
-    sums = np.cumsum(np.append(folded.sum(axis=0), tail.sum()), dtype=np.float64)
-    total = float(sums[-1])
-    if not 0.0 < total < np.inf:
-        return None
-    target = number * total
-    column = min(int(np.searchsorted(sums, target, side="right")), columns)
-    while sums[column] == (sums[column - 1] if column else 0.0):
-        column -= 1  # rounding put the target behind the last column that has mass
+    sums = _folded_sums(weights)
+    column = _fall(sums, number * float(sums[-1]))
     before = float(sums[column - 1]) if column else 0.0
-    share = (target - before) / (float(sums[column]) - before)
+    rest = number * float(sums[-1]) - before
     if column == columns:
-        return body + _fall(tail, share)
-    return _fall(folded[:, column], share) * columns + column
+        return body + _fall(np.cumsum(weights[body:], dtype=np.float64), rest)
+    inner = np.cumsum(weights[column:body:columns], dtype=np.float64)
+    return _fall(inner, rest) * columns + column
 
 
-def _fall(weights: Floats, number: float) -> int:
-    """Returns the index that `number` falls on. Never one without weight. The sum is positive."""
-    sums = np.cumsum(weights, dtype=np.float64)
-    index = int(np.searchsorted(sums, number * sums[-1], side="right"))
-    if index < sums.size and weights[index] > 0.0:
+def _folded_sums(weights: Floats) -> NDArray[np.float64]:
+    """Returns the running sums of the columns of the row folded to (FOLD, columns).
+
+    The last entry adds what did not fit: it is the sum of all.
+    """
+    columns = weights.size // FOLD
+    sums = np.empty(columns + 1, dtype=np.float64)
+    sums[:columns] = weights[: FOLD * columns].reshape(FOLD, columns).sum(axis=0)
+    sums[columns] = weights[FOLD * columns :].sum()
+    return np.cumsum(sums, out=sums)
+
+
+def _fall(sums: NDArray[np.float64], target: float) -> int:
+    """Returns the first index whose running sum is above `target`, or the last that adds to it."""
+    index = int(np.searchsorted(sums, target, side="right"))
+    if index < sums.size:
         return index
-    return int(np.flatnonzero(weights)[-1])
+    # Rounding put the target at the very end: take the last entry that has weight.
+    return int(np.searchsorted(sums, sums[-1], side="left"))
