@@ -1,0 +1,193 @@
+"""What the header of a message says: to whom it goes, and so what its body is.
+
+A header is what the model writes between `<|start|>` and `<|message|>`, in sections that control
+tokens divide: role, `<|channel|>` name, `<|constrain|>` content type. A recipient (`to=NAME`) may
+stand in any of them. Models get headers wrong in a few per cent of turns, so reading one never
+fails: it gives the likeliest meaning and the names of what was odd.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from serving.harmony.vocabulary import CHANNEL, CONSTRAIN
+
+
+class Kind(Enum):
+    """What the body of a message is to the client."""
+
+    REASONING = auto()
+    CONTENT = auto()
+    CALL = auto()
+
+
+class Section(NamedTuple):
+    """One part of a header: the control token before it (START for the role) and its text."""
+
+    marker: int
+    text: str
+
+
+class Header(NamedTuple):
+    """The meaning of a header.
+
+    `tool` is the name of an offered tool, for `Kind.CALL` alone. `rest` is the text that is no part
+    of a header, without leading white space: the body, when `<|message|>` is missing. `oddities`
+    names what had to be guessed.
+    """
+
+    kind: Kind
+    tool: str | None
+    rest: str
+    oddities: tuple[str, ...]
+
+
+_CHANNEL_NAME: Final = re.compile(r"\s*(analysis|commentary|final)(?![a-z0-9])", re.IGNORECASE)
+_CHANNEL_START: Final = re.compile(r"\s*(analysis|commentary|final)(?=to=)", re.IGNORECASE)
+_ASSISTANT: Final = re.compile(r"\s*assistant(?![a-z])|\s*assistant(?=analysis|commentary|final)")
+_ROLE: Final = re.compile(r"\s*([A-Za-z][\w.\-]*)(?=\s*$|\s+to=)")
+_RECIPIENT: Final = re.compile(r"(?<![^\W_])to=\s*(\S*)")
+_CONTENT_TYPE: Final = re.compile(r"\s*(json|code|text)(?![a-z])")
+_NAME: Final = re.compile(r"[\w.\-]*")
+_NOBODY: Final = frozenset(("", "all", "assistant", "user"))
+"""Recipients that are not tools."""
+
+
+def read(sections: Sequence[Section], tools: frozenset[str], *, role_expected: bool) -> Header:
+    """Returns the meaning of a header whose sections are given, the role first.
+
+    `tools` are the names of the offered functions: `functions.NAME` or `NAME` calls one, on any
+    channel. A message to a tool that was not offered is reasoning on the analysis channel, where
+    the built-in tools live, and content elsewhere. `role_expected` is False for the header that
+    the prompt has begun: its role is already there.
+    """
+    reader = _Reader(tools)
+    for section in sections:
+        if section.marker == CHANNEL:
+            reader.channel_section(section.text)
+        elif section.marker == CONSTRAIN:
+            reader.type_section(section.text)
+        else:
+            reader.role_section(section.text, role_expected)
+    return reader.header()
+
+
+def resolve(recipient: str, tools: frozenset[str]) -> tuple[str | None, bool]:
+    """Returns the offered tool that a recipient means, or None, and whether the name was clean.
+
+    A name is cut where it stops being one (`get_x<|channel|>commentary`), and a wrong namespace is
+    overlooked (`functions.functions.get_x`).
+    """
+    for name in (recipient.removeprefix("functions."), recipient):
+        if name in tools:
+            return name, True
+    word = _NAME.match(recipient)
+    cut = word.group() if word else ""
+    for name in (cut.removeprefix("functions."), cut, cut.rpartition(".")[2]):
+        if name in tools:
+            return name, False
+    return None, True
+
+
+class _Reader:
+    """Collects what the sections of one header say."""
+
+    def __init__(self, tools: frozenset[str]) -> None:
+        self._tools = tools
+        self._channel: str | None = None
+        self._channel_sections = 0
+        self._recipient: str | None = None
+        self._rest: list[str] = []
+        self._oddities: list[str] = []
+
+    def role_section(self, text: str, role_expected: bool) -> None:
+        found = _ASSISTANT.match(text)
+        if found:
+            text = text[found.end() :]
+        elif role_expected:
+            text = self._other_role(text)
+        text = self._take_recipient(text)
+        found = _CHANNEL_NAME.match(text)
+        if found and not text[found.end() :].strip():
+            # `<|start|>assistantfinal<|message|>`: the name without its token.
+            self._channel = found.group(1).lower()
+            return
+        self._leave(text)
+
+    def channel_section(self, text: str) -> None:
+        self._channel_sections += 1
+        found = _CHANNEL_NAME.match(text) or _CHANNEL_START.match(text)
+        if found:
+            self._channel = self._channel or found.group(1).lower()
+            text = text[found.end() :]
+        text = self._take_recipient(text)
+        found = _CONTENT_TYPE.match(text)
+        self._leave(text[found.end() :] if found else text)
+
+    def type_section(self, text: str) -> None:
+        text = self._take_recipient(text)
+        found = _CONTENT_TYPE.match(text)
+        self._leave(text[found.end() :] if found else text)
+
+    def header(self) -> Header:
+        tool = self._tool()
+        rest = "".join(self._rest).lstrip()
+        if not self._channel_sections:
+            self._oddities.append("missing_channel")
+        elif self._channel is None:
+            self._oddities.append("unknown_channel")
+        if tool is not None:
+            kind = Kind.CALL
+        else:
+            kind = Kind.REASONING if self._channel == "analysis" else Kind.CONTENT
+        return Header(kind, tool, rest, tuple(self._oddities))
+
+    def _other_role(self, text: str) -> str:
+        """Takes a role that is not the assistant's off `text`, unless it is a tool to call."""
+        found = _ROLE.match(text)
+        if not found:
+            return text
+        role = found.group(1)
+        addressed = _RECIPIENT.search(text, found.end())
+        if addressed is None and resolve(role, self._tools)[0] is not None:
+            return text
+        if _CHANNEL_NAME.fullmatch(role):
+            return text
+        self._oddities.append("unexpected_role")
+        return text[found.end() :]
+
+    def _take_recipient(self, text: str) -> str:
+        """Returns `text` without `to=NAME`, which is kept; the first that names a tool counts."""
+        found = _RECIPIENT.search(text)
+        if not found:
+            return text
+        name = found.group(1)
+        if name not in _NOBODY:
+            if self._recipient is not None:
+                self._oddities.append("repeated_recipient")
+            if self._recipient is None or resolve(self._recipient, self._tools)[0] is None:
+                self._recipient = name
+        return text[: found.start()] + text[found.end() :]
+
+    def _leave(self, text: str) -> None:
+        """Keeps what is left of a section: a bare recipient, or text that is no header."""
+        word = text.strip()
+        if not word:
+            return
+        if self._recipient is None and resolve(word, self._tools)[0] is not None:
+            self._recipient = word
+            return
+        self._rest.append(text)
+
+    def _tool(self) -> str | None:
+        if self._recipient is None:
+            return None
+        tool, clean = resolve(self._recipient, self._tools)
+        if tool is None:
+            self._oddities.append("unoffered_tool")
+        elif not clean:
+            self._oddities.append("tool_name")
+        return tool
