@@ -8,7 +8,6 @@ cost a request.
 from __future__ import annotations
 
 import codecs
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -58,7 +57,7 @@ class Parser:
         self.content_open = False
         """Whether the next token, when it is ordinary, adds to `Content` (maybe held back until a
         character is whole). True before and after feeding one token: it was a content token."""
-        self.recoveries: Counter[str] = Counter()
+        self.recoveries: dict[str, int] = {}
         """What was wrong with the stream and mended: kind -> how often. The kinds are few and
         fixed: missing_start, missing_end, missing_message, missing_channel, unknown_channel,
         malformed_header, unexpected_role, repeated_recipient, tool_name, unoffered_tool,
@@ -133,7 +132,7 @@ class Parser:
             self._start_message(events)
         elif token == CHANNEL:
             if self._open:
-                self.recoveries["missing_end"] += 1
+                self._count("missing_end")
                 self._close(events)
             self._extend_header(token, events)
         elif token == MESSAGE and not self._open:
@@ -141,16 +140,19 @@ class Parser:
         elif token == CONSTRAIN and self._header is not None:
             self._extend_header(token, events)
         else:
-            self.recoveries["stray_token"] += 1
+            self._count("stray_token")
+
+    def _count(self, recovery: str) -> None:
+        self.recoveries[recovery] = self.recoveries.get(recovery, 0) + 1
 
     def _start_message(self, events: list[Event]) -> None:
         if self._open:
-            self.recoveries["missing_end"] += 1
+            self._count("missing_end")
             self._close(events)
         elif self._header:
             self._salvage(events, ended_by=START)
         elif self._header is not None:
-            self.recoveries["stray_token"] += 1
+            self._count("stray_token")
         self._header = []
         self._role_expected = True
 
@@ -160,12 +162,12 @@ class Parser:
         elif self._header is not None:
             self._salvage(events, ended_by=token)
         else:
-            self.recoveries["stray_token"] += 1
+            self._count("stray_token")
         self._header = None
 
     def _extend_header(self, token: int, events: list[Event]) -> None:
         if self._header is None:
-            self.recoveries["missing_start"] += 1
+            self._count("missing_start")
             self._header = []
             self._role_expected = False
         self._header.append(token)
@@ -175,10 +177,10 @@ class Parser:
     def _end_header(self, events: list[Event]) -> None:
         """Opens the body that the header announces."""
         if self._header is None:
-            self.recoveries["missing_start"] += 1
+            self._count("missing_start")
         header = self._read_header()
         if header.rest and "unknown_channel" not in header.oddities:
-            self.recoveries["malformed_header"] += 1
+            self._count("malformed_header")
         self._open_body(header, events)
 
     def _show_header(self, events: list[Event]) -> None:
@@ -186,7 +188,7 @@ class Parser:
         data = self._header_bytes(self._header or [])[-1][1]
         held = data[codecs.utf_8_decode(data, "replace", False)[1] :]
         header = self._read_header(cut_bytes=len(held))
-        self.recoveries["missing_message"] += 1
+        self._count("missing_message")
         self._open_body(header, events)
         if header.rest:
             self._show(self._first(header.rest), events)
@@ -201,7 +203,7 @@ class Parser:
             text = ""
         called = header.kind is Kind.CALL and ended_by == CALL
         if ended_by is not None or text:
-            self.recoveries["missing_message"] += 1
+            self._count("missing_message")
         if text or called:
             self._open_body(header, events)
             if text:
@@ -227,7 +229,8 @@ class Parser:
         return [(marker, b"".join(pieces)) for marker, pieces in sections]
 
     def _open_body(self, header: Header, events: list[Event]) -> None:
-        self.recoveries.update(header.oddities)
+        for oddity in header.oddities:
+            self._count(oddity)
         self._header = None
         self._open = True
         self._kind = header.kind
