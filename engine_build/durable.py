@@ -1,0 +1,113 @@
+"""Files that are whole or absent, whenever the process dies."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine_build.failure import BuildError, ExitCode
+
+PIECE_BYTES = 8 * 1024 * 1024
+
+Advance = Callable[[int], None]
+"""Told of every piece of work done, in bytes."""
+
+
+def ignore(_done_bytes: int) -> None:
+    """An Advance for work that nobody watches."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a BuildError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        advice = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "Free some space and run the same command again: it goes on from here"
+        raise BuildError(
+            ExitCode.STORAGE, f"{path}: cannot be written: {error.strerror}", advice
+        ) from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name, flushes it, and gives it its name."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_directory(path.parent)
+
+
+def place(source: Path, target: Path, advance: Advance = ignore) -> None:
+    """Makes `target` the same file as `source`: a hard link, or a copy where links cannot be.
+
+    A copy reports its bytes to `advance`; a link moves none.
+    """
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            # Links to what a symbolic link points at, so that a cache's link farm is seen through.
+            os.link(source.resolve(strict=True), partial)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+            _copy(source, partial, advance)
+        partial.replace(target)
+        sync_directory(target.parent)
+
+
+def _copy(source: Path, target: Path, advance: Advance) -> None:
+    with source.open("rb") as read, target.open("wb") as written:
+        while piece := read.read(PIECE_BYTES):
+            written.write(piece)
+            advance(len(piece))
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def sha256(path: Path, advance: Advance = ignore) -> str:
+    """Returns the sha256 (hex) of a file, read in pieces that are reported to `advance`."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            state.update(piece)
+            advance(len(piece))
+    return state.hexdigest()
+
+
+def digest(content: bytes) -> str:
+    """Returns the sha256 (hex) of bytes in memory."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def remove(directory: Path) -> None:
+    """Deletes a directory if it is there. Its name goes first, so a rest is never taken for it."""
+    doomed = directory.with_name(f".{directory.name.lstrip('.')}.doomed")
+    with explained(directory):
+        if doomed.exists():
+            shutil.rmtree(doomed)
+        if directory.exists():
+            directory.rename(doomed)
+            shutil.rmtree(doomed)

@@ -1,0 +1,38 @@
+"""Finds an engine by what a person calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine_build.failure import BuildError, ExitCode
+from engine_build.place import State
+from serving.engine import MANIFEST_NAME
+
+
+def find(name: str, state: State, store: Path) -> Path:
+    """Returns the directory of an engine given as a directory, a name, or NAME:VERSION.
+
+    A bare name is an engine that was built here, else the latest of that name in the model store.
+    Raises BuildError (MISSING) that says where it looked.
+    """
+    path = Path(name).expanduser()
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    model, _, version = name.partition(":")
+    tried = [path, state.engine(model)] if not version else [store / model / version]
+    if not version or version == "latest":
+        tried.append(store / model / _latest(store / model))
+    for directory in tried:
+        if (directory / MANIFEST_NAME).is_file():
+            return directory
+    places = ", ".join(str(directory) for directory in tried)
+    raise BuildError(
+        ExitCode.MISSING,
+        f"there is no engine {name}: no {MANIFEST_NAME} in {places}",
+        "See `python -m engine_build list`, or build one",
+    )
+
+
+def _latest(model: Path) -> str:
+    pointer = model / "latest"
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else "latest"

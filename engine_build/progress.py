@@ -1,0 +1,62 @@
+"""What a person sees of a build: a bar for every step that takes long enough to wonder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from engine_build.durable import Advance
+
+
+@dataclass(slots=True)
+class Steps:
+    """Shows the steps of a build on a console and remembers how long each took.
+
+    On a terminal a step is a live bar that is wiped when the step ends; elsewhere (a log) it is
+    one line when it begins.
+    """
+
+    console: Console
+    clock: Callable[[], float] = time.monotonic
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, total_bytes: int | None = None) -> Iterator[Advance]:
+        """Runs one step; what it yields takes the bytes done. Without a total: a spinner."""
+        started = self.clock()
+        try:
+            if not self.console.is_terminal:
+                self.console.print(name, highlight=False)
+                yield _unwatched
+                return
+            with Progress(*_columns(total_bytes), console=self.console, transient=True) as bars:
+                task = bars.add_task(name, total=total_bytes)
+                yield lambda done_bytes: bars.advance(task, done_bytes)
+        finally:
+            self.seconds[name] = round(self.clock() - started, 3)
+
+
+def _unwatched(_done_bytes: int) -> None:
+    """The Advance of a step without a bar."""
+
+
+def _columns(total_bytes: int | None) -> list[ProgressColumn]:
+    name = TextColumn("{task.description}")
+    if total_bytes is None:
+        return [SpinnerColumn(), name, TimeElapsedColumn()]
+    return [name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
