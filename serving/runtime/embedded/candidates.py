@@ -7,9 +7,12 @@ whole row only where nothing less can answer.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serving.job import Sampling
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -18,6 +21,45 @@ Ids = NDArray[np.int64]
 FOLD = 128
 # How many of the largest entries are tried for top_p before the whole row is sorted.
 LEADING = 256
+
+
+class Candidates(NamedTuple):
+    """What one row may give. `ids` None: weight i is that of token i.
+
+    `weights` are in proportion to the probabilities, the largest is 1; zero is never drawn.
+    """
+
+    ids: Ids | None
+    weights: Floats
+
+    def draw(self, number: float) -> int:
+        """Returns the token that `number` in [0, 1) falls on."""
+        index = draw(self.weights, number)
+        return index if self.ids is None else int(self.ids[index])
+
+
+def candidates(scores: Floats, sampling: Sampling, scratch: Floats) -> Candidates:
+    """Returns the tokens that temperature, top_k, top_p and min_p leave of one row of logits.
+
+    The largest of `scores`, (vocab,), is finite, none is NaN. `scratch` is as long and receives
+    the weights.
+    """
+    ids = None
+    peak = scores.max()
+    if 0 < sampling.top_k < scores.size:
+        ids = foremost(scores, sampling.top_k)
+        scores = scores[ids]
+    weights = np.subtract(scores, peak, out=scratch[: scores.size])
+    if sampling.temperature != 1.0:
+        weights *= np.float32(1.0 / sampling.temperature)
+    np.exp(weights, out=weights)
+    # The largest weight is 1, so min_p is itself the least weight that passes.
+    least = min(sampling.min_p, 1.0)
+    if sampling.top_p < 1.0:
+        least = max(least, nucleus(weights, sampling.top_p))
+    if least > 0.0:
+        weights *= weights >= np.float32(least)
+    return Candidates(ids, weights)
 
 
 def uniform(seed: int, position: int) -> float:
@@ -30,21 +72,27 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
 
 
-def kth_largest(values: Floats, count: int) -> float:
-    """Returns the `count`-th largest entry, 1 <= count <= size. `values` must not hold NaN."""
+def foremost(values: Floats, count: int) -> Ids:
+    """Returns, ascending, the indices of the `count` largest entries and of the last's equals.
+
+    1 <= count <= size. `values` must not hold NaN.
+    """
     columns = values.size // FOLD
+    floor = np.float32(-np.inf)
     if count < columns:
         # The count-th largest of the columns' maxima is never above the count-th largest entry.
         maxima = values[: FOLD * columns].reshape(FOLD, columns).max(axis=0)
         maxima.partition(columns - count)
-        values = values[values >= maxima[columns - count]]
-    return float(np.partition(values, values.size - count)[values.size - count])
+        floor = maxima[columns - count]
+    ids = np.flatnonzero(values >= floor)
+    kept = values[ids]
+    least = np.partition(kept, kept.size - count)[kept.size - count]
+    return np.compress(kept >= least, ids)
 
 
 def leading(values: Floats, count: int) -> Ids:
     """Returns the `count` largest entries' indices, largest first, among equals the lower first."""
-    count = min(count, values.size)
-    ids = np.flatnonzero(values >= np.float32(kth_largest(values, count)))
+    ids = foremost(values, min(count, values.size))
     return ids[np.argsort(-values[ids], kind="stable")][:count]
 
 
@@ -56,7 +104,7 @@ def nucleus(weights: Floats, share: float) -> float:
     """
     wanted = share * float(_folded_sums(weights)[-1])
     if weights.size > 4 * LEADING:
-        top = weights[weights >= np.float32(kth_largest(weights, LEADING))]
+        top = weights[foremost(weights, LEADING)]
         top[::-1].sort()
         sums = np.cumsum(top, dtype=np.float64)
         if sums[-1] >= wanted:

@@ -25,14 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from serving.job import Sampling
-from serving.runtime.embedded.candidates import (
-    Floats,
-    draw,
-    kth_largest,
-    leading,
-    nucleus,
-    uniform,
-)
+from serving.runtime.embedded.candidates import Floats, candidates, leading, uniform
 from serving.runtime.embedded.logits import largest, repair, rows
 from serving.runtime.embedded.penalties import Bias, Penalties
 from serving.runtime.messages import Logprob
@@ -118,29 +111,12 @@ class Sampler:
 
     def _draw(self, sequence: _Sequence) -> int | None:
         """Returns a token drawn from the adjusted logits, None when there is none to draw."""
-        sampling = sequence.sampling
-        scores, weights, ids = self._scores, self._weights, None
-        peak = scores.max()
-        if not np.isfinite(peak):
-            repair(scores)
-            peak = scores.max()
-            if peak == -np.inf:
+        if not np.isfinite(self._scores.max()):
+            repair(self._scores)
+            if self._scores.max() == -np.inf:
                 return None
-        if 0 < sampling.top_k < scores.size:
-            ids = np.flatnonzero(scores >= np.float32(kth_largest(scores, sampling.top_k)))
-            scores, weights = scores[ids], weights[: ids.size]
-        np.subtract(scores, peak, out=weights)
-        if sampling.temperature != 1.0:
-            np.multiply(weights, np.float32(1.0 / sampling.temperature), out=weights)
-        np.exp(weights, out=weights)
-        # The largest weight is 1, so min_p is itself the least weight that passes.
-        least = min(sampling.min_p, 1.0)
-        if sampling.top_p < 1.0:
-            least = max(least, nucleus(weights, sampling.top_p))
-        if least > 0.0:
-            np.multiply(weights, weights >= np.float32(least), out=weights)
-        index = draw(weights, uniform(sequence.seed, sequence.generated))
-        return index if ids is None else int(ids[index])
+        left = candidates(self._scores, sequence.sampling, self._weights)
+        return left.draw(uniform(sequence.seed, sequence.generated))
 
 
 class _Sequence:
