@@ -1,18 +1,31 @@
-# Two commands matter: `make serve` and `make test`. Both set up what they need on a fresh machine.
+# Two commands matter: `make serve` and `make test`. Both set up what they need on a fresh machine:
+# Python 3.11 or 3.12 with pip, make, a C compiler.
+#
+#   make serve [PORT=3000] [HOST=127.0.0.1] [ENGINE=a directory, a name, or NAME:VERSION]
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 HOST ?= 127.0.0.1
 PORT ?= 3000
 ENGINE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-STATE := .state
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PROFILE := development
+OWN_ENGINE := gpt-oss-development
 
-.PHONY: serve test lint format bench setup setup-dev clean
+# Usage reports stay off. The service sees to that by itself; here it also holds for the build.
+export BENTOML_DO_NOT_TRACK ?= True
 
-serve: $(VENV)/.runtime
-	@$(BIN)/python -m engine_build serve --host $(HOST) --port $(PORT) $(if $(ENGINE),--engine $(ENGINE))
+.PHONY: serve engine test lint format bench clean
+
+# `exec` puts BentoML in the place of the shell, so that signals reach it.
+serve: $(VENV)/.runtime $(if $(ENGINE),,engine)
+	@engine="$$($(BIN)/python -m engine_build find $(or $(ENGINE),$(OWN_ENGINE)))" || exit $$?; \
+	GPT_OSS_ENGINE="$$engine" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+
+engine: $(VENV)/.runtime
+	@$(BIN)/python -m engine_build build $(PROFILE)
 
 test: lint
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -31,21 +44,24 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(STATE)
+	rm -rf $(VENV) .state
 
 $(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "error: no Python found; install Python 3.11 with pip"; exit 69; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V); install Python 3.11, or say make PYTHON=..."; exit 69; }
 	@echo "Making a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# torch first and by pip: on Linux a plain resolve would take the CUDA build with gigabytes of libraries.
+# torch first and alone: it is the largest, and a resolve together with the rest fetches it twice.
 $(VENV)/.runtime: requirements.lock | $(VENV)/.python
-	@echo "Installing the runtime's packages (about a minute)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "Installing the packages of requirements.lock"
+	@$(PIP) install "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) install -r requirements.lock
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
-	@echo "Installing the development packages"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@echo "Installing the packages of requirements-dev.lock"
+	@$(PIP) install -r requirements-dev.lock
 	@touch $@

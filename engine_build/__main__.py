@@ -78,6 +78,12 @@ def verify(
     typer.echo(f"{directory}: sound, digest {found.digest}")
 
 
+@app.command(name="find")
+def find_engine(name: EngineName) -> None:
+    """Prints the directory of an engine."""
+    typer.echo(find(name, place.state(), place.model_store()).absolute())
+
+
 @app.command(name="list")
 def list_engines() -> None:
     """Lists the engines on this machine: those built here, and those in the model store."""
