@@ -1,0 +1,58 @@
+"""Health and metrics: what orchestrators and collectors ask."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from serving.api.exchange import exchange_of
+from serving.api.replies import reply, reply_json
+from serving.telemetry.metrics import CONTENT_TYPE
+
+
+class Health(Protocol):
+    """The state that the probes tell."""
+
+    @property
+    def alive(self) -> bool:
+        """False: only a restart of the whole service can help."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """True: requests are answered now."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """One word for the state of the engine."""
+        ...
+
+
+class Probe:
+    """Answers 200 while `good` holds, else 503; the body names the engine's state."""
+
+    def __init__(self, health: Health, good: Callable[[Health], bool]) -> None:
+        self._health = health
+        self._good = good
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        exchange_of(scope, "health")
+        good = self._good(self._health)
+        body = {"status": "ok" if good else "unavailable", "engine": self._health.state}
+        await reply_json(send, body, 200 if good else 503)
+
+
+class MetricsPage:
+    """Answers with every metric; `collect` brings the gauges up to date and returns the text."""
+
+    def __init__(self, collect: Callable[[], Awaitable[bytes]]) -> None:
+        self._collect = collect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        exchange_of(scope, "metrics")
+        await reply(send, 200, await self._collect(), CONTENT_TYPE.encode())

@@ -1,0 +1,67 @@
+"""The addresses of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.routing import Route
+
+from serving.api.chat import ChatCompletions
+from serving.api.missing import Missing
+from serving.api.models import Models
+from serving.api.probes import Health, MetricsPage, Probe
+from serving.backend import Backend
+from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
+
+
+class Serving(Health, Protocol):
+    """The service as the routes see it."""
+
+    @property
+    def known(self) -> Backend | None:
+        """What serves requests, or None until the engine directory has been read."""
+        ...
+
+    def backend(self) -> Backend:
+        """Returns what serves requests. Raises ServingError without it."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Returns the metrics as text."""
+        ...
+
+
+def make_routes(
+    settings: Settings,
+    service: Serving,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float],
+    now: Callable[[], float],
+    make_id: Callable[[], str],
+) -> list[Route]:
+    """Returns every route, the catch-all last. No other address answers anything but 404."""
+    chat = ChatCompletions(
+        settings,
+        service.backend,
+        clock=clock,
+        now=now,
+        make_id=make_id,
+        count_unknown=metrics.count_unknown_fields,
+    )
+    models = Models(settings, lambda: service.known, int(now()))
+    alive = Probe(service, lambda health: health.alive)
+    ready = Probe(service, lambda health: health.ready)
+    collect: Callable[[], Awaitable[bytes]] = service.metrics
+    routes = [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{name:path}", models, methods=["GET"]),
+        Route("/livez", alive, methods=["GET"]),
+        Route("/readyz", ready, methods=["GET"]),
+        Route("/health", ready, methods=["GET"]),
+        Route("/metrics", MetricsPage(collect), methods=["GET"]),
+    ]
+    return [*routes, Route("/{path:path}", Missing(routes))]

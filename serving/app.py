@@ -1,0 +1,80 @@
+"""The composition root: settings and a clock -> an ASGI application that serves one engine.
+
+Importing this and making the app costs little and touches nothing; the engine is read and started
+in the app's lifespan.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from serving.api.edge import Edge
+from serving.api.limits import RequestLimits
+from serving.api.routes import make_routes
+from serving.lifecycle import Launch, Service, Supervised
+from serving.runtime.lifecycle import Transition
+from serving.runtime.supervisor import Supervisor
+from serving.settings import Settings
+from serving.telemetry.logs import make_logger
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.recorder import Recorder
+
+
+def create_app(
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
+    make_id: Callable[[], str] = lambda: secrets.token_hex(12),
+    launch: Launch | None = None,
+) -> Starlette:
+    """Returns the application.
+
+    `app.state.service` is its `Service`. `app.state.engine_directory`, when the host has set it
+    before the lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes
+    the supervisor: another one in tests.
+    """
+    metrics = Metrics(settings.model)
+    recorder = Recorder(metrics, make_logger(settings.log_level))
+    today = datetime.datetime.fromtimestamp(now(), datetime.UTC).date()
+    service = Service(settings, recorder, launch or _supervise, clock=clock, today=today)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        directory = app.state.engine_directory or settings.engine
+        await service.start(Path(directory) if directory else None)
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = Starlette(
+        routes=make_routes(settings, service, metrics, clock=clock, now=now, make_id=make_id),
+        middleware=[
+            Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id),
+            Middleware(
+                RequestLimits,
+                header_bytes=settings.limits.header_bytes,
+                header_fields=settings.limits.header_fields,
+                body_bytes=settings.limits.body_bytes,
+                body_seconds=settings.deadlines.body_seconds,
+            ),
+        ],
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.state.engine_directory = None
+    app.router.redirect_slashes = False
+    return app
+
+
+def _supervise(directory: Path, on_transition: Callable[[Transition], None]) -> Supervised:
+    return Supervisor(directory, on_transition=on_transition)

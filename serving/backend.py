@@ -1,0 +1,45 @@
+"""What serves requests once the engine is known: facts, vocabulary, pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.engine import Engine
+from serving.errors import ErrorKind, ServingError
+from serving.harmony.vocabulary import Vocabulary
+from serving.pipeline import Pipeline
+from serving.runtime.messages import Ready
+
+RETRY_AFTER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One engine and what turns requests into work for it."""
+
+    manifest: Engine
+    vocabulary: Vocabulary
+    pipeline: Pipeline
+    system_date: str | None
+    """The date that the system message of every conversation has."""
+
+    def ready(self) -> Ready:
+        """Returns the facts of the running engine. Raises ServingError while none runs."""
+        ready = self.pipeline.engine.ready
+        if ready is None:
+            raise unavailable()
+        return ready
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when anything that makes the answers changes: `fp_` and part of a hash."""
+        return f"fp_{self.manifest.digest[:10]}"
+
+
+def unavailable() -> ServingError:
+    """Returns what a request is told while the engine loads or is down."""
+    return ServingError(
+        ErrorKind.ENGINE_UNAVAILABLE,
+        "The engine is not ready: it is loading or being restarted. Try again.",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )

@@ -1,0 +1,182 @@
+"""The life of the service: reads the engine directory, starts the engine, tells its state."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from serving import engine
+from serving.backend import Backend, unavailable
+from serving.control.admission import Admission
+from serving.engine import EngineError
+from serving.errors import ServingError
+from serving.harmony.vocabulary import Vocabulary, VocabularyError
+from serving.pipeline import Pipeline
+from serving.runtime.contract import EngineHandle
+from serving.runtime.lifecycle import EngineState, Transition
+from serving.runtime.messages import Stats
+from serving.settings import Settings
+from serving.telemetry.recorder import Recorder
+
+STATS_SECONDS = 0.5
+"""How long a look at the metrics waits for a busy engine."""
+
+
+class Supervised(EngineHandle, Protocol):
+    """An engine that somebody keeps running: the supervisor."""
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine is now."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine has been given up."""
+        ...
+
+    @property
+    def restarts(self) -> int:
+        """How many engine processes were started after the first."""
+        ...
+
+    async def start(self) -> None:
+        """Begins to start the engine."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends the engine; no process is left."""
+        ...
+
+
+Launch = Callable[[Path, Callable[[Transition], None]], Supervised]
+"""Makes the supervisor of an engine directory; it calls the function on each change of state."""
+
+
+class Service:
+    """What the host of the service asks and tells, and where requests find what serves them.
+
+    `start` returns at once: the directory is read and the engine loads in the background, while
+    requests are refused with 503. A directory that cannot be served makes `alive` false.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder,
+        launch: Launch,
+        *,
+        clock: Callable[[], float],
+        today: datetime.date,
+    ) -> None:
+        self._settings = settings
+        self._recorder = recorder
+        self._launch = launch
+        self._clock = clock
+        self._date = settings.date_at(today)
+        self._supervised: Supervised | None = None
+        self._backend: Backend | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._failed = False
+        self._admission = Admission(
+            settings.admission.max_running or 1, settings.admission.max_waiting
+        )
+
+    @property
+    def alive(self) -> bool:
+        """False when only a restart of the whole service, or a person, can help."""
+        return not self._failed and (self._supervised is None or self._supervised.alive)
+
+    @property
+    def ready(self) -> bool:
+        """True while requests are answered."""
+        supervised = self._supervised
+        return self._backend is not None and supervised is not None and supervised.ready is not None
+
+    @property
+    def state(self) -> str:
+        """One word for where the engine is."""
+        if self._failed:
+            return EngineState.FAILED.value
+        return (self._supervised.state if self._supervised else EngineState.STARTING).value
+
+    @property
+    def known(self) -> Backend | None:
+        """What serves requests, or None until the engine directory has been read."""
+        return self._backend
+
+    def backend(self) -> Backend:
+        """Returns what serves requests. Raises ServingError (ENGINE_UNAVAILABLE) without it."""
+        if self._backend is None:
+            raise unavailable()
+        return self._backend
+
+    async def start(self, directory: Path | None) -> None:
+        """Begins to serve the engine in `directory`."""
+        self._loading = asyncio.create_task(self._load(directory), name="service-start")
+
+    async def stop(self) -> None:
+        """Ends the engine. Requests that still run end with an error."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait({self._loading})
+        if self._supervised is not None:
+            await self._supervised.stop()
+
+    async def metrics(self) -> bytes:
+        """Returns the metrics as text, with gauges of this moment."""
+        stats, restarts = Stats(), 0
+        if self._supervised is not None:
+            restarts = self._supervised.restarts
+            try:
+                async with asyncio.timeout(STATS_SECONDS):
+                    stats = await self._supervised.stats()
+            except (ServingError, TimeoutError):
+                stats = Stats()
+        metrics = self._recorder.metrics
+        metrics.observe_engine(stats, self._admission.waiting, self.state, restarts)
+        return metrics.text()
+
+    async def _load(self, directory: Path | None) -> None:
+        try:
+            await self._open(directory)
+        except (EngineError, VocabularyError) as error:
+            self._failed = True
+            self._recorder.logger.error("engine refused", reason=str(error))
+        except Exception:
+            self._failed = True
+            self._recorder.logger.exception("start failed")
+
+    async def _open(self, directory: Path | None) -> None:
+        """Reads the directory while the engine process starts on it."""
+        if directory is None:
+            raise EngineError("no engine is set: name one with GPT_OSS_ENGINE")
+        manifest = await asyncio.to_thread(engine.read, directory)
+        self._recorder.metrics.name_engine(manifest.runtime)
+        self._supervised = self._launch(directory, self._on_transition)
+        await self._supervised.start()
+        vocabulary = await asyncio.to_thread(Vocabulary.load, directory / engine.RANKS_PATH)
+        pipeline = Pipeline(
+            self._supervised,
+            vocabulary,
+            self._admission,
+            self._settings.deadlines,
+            self._recorder,
+            self._clock,
+        )
+        self._backend = Backend(manifest, vocabulary, pipeline, self._date)
+
+    def _on_transition(self, transition: Transition) -> None:
+        self._recorder.logger.info(
+            "engine",
+            state=transition.state.value,
+            cause=transition.cause.value,
+            detail=transition.detail,
+            exit_code=transition.exit_code,
+        )
+        ready = self._supervised.ready if self._supervised is not None else None
+        if ready is not None:
+            self._admission.resize(self._settings.admission.max_running or ready.max_batch_size)

@@ -1,0 +1,190 @@
+"""The settings of the service: one frozen object, read once at the start.
+
+A value comes from the environment (`GPT_OSS_ENGINE`, and `GPT_OSS_LIMITS__BODY_BYTES` for a
+nested one), else from the file (`config/service.yaml`, or the one that GPT_OSS_CONFIG names), else
+from the defaults here. An unknown key is an error that names the file and the key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ENVIRONMENT_PREFIX = "GPT_OSS_"
+CONFIG_VARIABLE = "GPT_OSS_CONFIG"
+DEFAULT_PATH = Path(__file__).parent.parent / "config" / "service.yaml"
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used. The message names the file and the key."""
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(Section):
+    """What one request may hold. Whatever is larger is refused before it costs anything."""
+
+    body_bytes: Count = 4 * 1024 * 1024
+    header_bytes: Count = 32 * 1024
+    header_fields: Count = 100
+    json_depth: Count = 32
+    messages: Count = 2048
+    choices: Count = 4
+    stop_strings: Count = 4
+    stop_characters: Count = 64
+    tools: Count = 128
+    tool_schema_bytes: Count = 64 * 1024
+    logit_bias_entries: Count = 300
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
+    label_bytes: Count = 512
+    thread_body_bytes: Count = 64 * 1024
+
+
+class Deadlines(Section):
+    """The longest that each phase of a request may take."""
+
+    body_seconds: Seconds = 30.0
+    queue_seconds: Seconds = 30.0
+    first_token_seconds: Seconds = 120.0
+    stall_seconds: Seconds = 30.0
+    total_seconds: Seconds = 1800.0
+    slow_client_seconds: Seconds = 30.0
+
+
+class Admission(Section):
+    """How many requests run and wait."""
+
+    max_running: Count | None = None
+    max_waiting: Annotated[int, Field(ge=0)] = 256
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. `config/service.yaml` says what each key means."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+    )
+
+    engine: str | None = None
+    served_model_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("openai/gpt-oss-120b",)
+    model_identity: str = "You are ChatGPT, a large language model trained by OpenAI."
+    knowledge_cutoff: str | None = "2024-06"
+    current_date: Literal["start", "none"] | datetime.date = "start"
+    reasoning_effort: Literal["low", "medium", "high"] = "medium"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    limits: Limits = Limits()
+    deadlines: Deadlines = Deadlines()
+    admission: Admission = Admission()
+
+    @field_validator("served_model_names")
+    @classmethod
+    def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names) or not all(name.isprintable() and name for name in names):
+            raise ValueError("model names must be printable, not empty, and different")
+        return names
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment stands above the file, whose values are the arguments."""
+        return env_settings, init_settings
+
+    @property
+    def model(self) -> str:
+        """The canonical name of the model, the one that responses carry."""
+        return self.served_model_names[0]
+
+    def date_at(self, started: datetime.date) -> str | None:
+        """Returns the date of the system message for a process that began on `started`.
+
+        It never changes while the process lives: a new date would empty the prefix cache.
+        """
+        if self.current_date == "none":
+            return None
+        date = started if self.current_date == "start" else self.current_date
+        return date.isoformat() if isinstance(date, datetime.date) else date
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Returns the settings of this process. Raises SettingsError for what cannot be used."""
+    environment = os.environ if environment is None else environment
+    named = environment.get(CONFIG_VARIABLE)
+    path = Path(named) if named else DEFAULT_PATH
+    if named and not path.is_file():
+        raise SettingsError(f"{path}: the file that {CONFIG_VARIABLE} names does not exist")
+    values = _read(path) if path.is_file() else {}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(path, values, error))) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the mapping that a YAML file holds."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise SettingsError(f"{path}: must be a mapping of settings")
+    return values
+
+
+def _describe(path: Path, values: dict[str, object], error: ValidationError) -> Iterable[str]:
+    """Yields one line for each wrong value, with the file or variable that holds it."""
+    for detail in error.errors():
+        keys = [str(key) for key in detail["loc"]]
+        dotted = ".".join(keys)
+        variable = ENVIRONMENT_PREFIX + "__".join(keys[:2]).upper()
+        source = str(path) if _holds(values, keys) else variable
+        if detail["type"] == "extra_forbidden":
+            yield f"{source}: unknown key {dotted!r}{_nearest(keys)}"
+        else:
+            yield f"{source}: {dotted}: {detail['msg']}"
+
+
+def _holds(values: object, keys: list[str]) -> bool:
+    """Returns whether the file has the first key that the error names, and the second in it."""
+    for key in keys[:2]:
+        if not isinstance(values, dict) or key not in values:
+            return not isinstance(values, dict)
+        values = values[key]
+    return True
+
+
+def _nearest(keys: list[str]) -> str:
+    """Returns a hint with the known key that is most like the last of `keys`."""
+    section: type[BaseModel] = Settings
+    for key in keys[:-1]:
+        found = section.model_fields.get(key)
+        if found is None or not isinstance(found.default, BaseModel):
+            return ""
+        section = type(found.default)
+    near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,90 @@
+"""Interrupts a task that waits for the engine longer than it may.
+
+The cost of a deadline is paid when a job begins and ends, not for every token: one timer looks from
+time to time whether the wait of that moment is over its limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from serving.errors import ErrorKind, ServingError
+from serving.runtime.contract import SequenceStream
+from serving.runtime.messages import Output
+
+
+class Watch:
+    """The deadlines of one job: to the first output, between outputs, and in total.
+
+    To be made and used in the task that runs the job. `due` is a time of `clock`, in seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        due: float,
+        first_token_seconds: float,
+        stall_seconds: float,
+    ) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a watch belongs to a task")
+        self._task = task
+        self._clock = clock
+        self._due = due
+        self._limit_seconds = first_token_seconds
+        self._stall_seconds = stall_seconds
+        self._waiting_since: float | None = None
+        self._error: ServingError | None = None
+        self._loop = asyncio.get_running_loop()
+        now = clock()
+        self._timer = self._loop.call_later(self._delay(now, now), self._look)
+
+    async def receive(self, stream: SequenceStream) -> list[tuple[int, Output]]:
+        """Returns what `stream.receive` does. Raises ServingError (DEADLINE) when too late."""
+        self._raise_if_late()
+        self._waiting_since = self._clock()
+        try:
+            return await stream.receive()
+        except asyncio.CancelledError:
+            # Cancelled by this watch alone; another cancellation at the same time goes first.
+            if self._late() and self._task.uncancel() == 0:
+                self._raise_if_late()
+            raise
+        finally:
+            self._waiting_since = None
+            self._limit_seconds = self._stall_seconds
+
+    def close(self) -> None:
+        """Ends the watch. Idempotent."""
+        self._timer.cancel()
+
+    def _late(self) -> bool:
+        return self._error is not None
+
+    def _raise_if_late(self) -> None:
+        if self._error is not None:
+            raise self._error from None
+
+    def _look(self) -> None:
+        """Finds whether a deadline has passed, or when to look again."""
+        now = self._clock()
+        since = now if self._waiting_since is None else self._waiting_since
+        delay = self._delay(now, since)
+        if delay > 0:
+            self._timer = self._loop.call_later(delay, self._look)
+            return
+        self._error = ServingError(ErrorKind.DEADLINE, self._reason(now))
+        if self._waiting_since is not None:
+            self._task.cancel()
+
+    def _delay(self, now: float, since: float) -> float:
+        """Returns the seconds to the next deadline."""
+        return min(self._due, since + self._limit_seconds) - now
+
+    def _reason(self, now: float) -> str:
+        if now >= self._due:
+            return "The request took longer than it may in total."
+        return f"The engine gave no token for {self._limit_seconds:g} seconds."
