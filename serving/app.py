@@ -20,7 +20,7 @@ from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
 from serving.api.routes import make_routes
 from serving.lifecycle import Launch, Service, Supervised
-from serving.runtime.lifecycle import Transition
+from serving.runtime.lifecycle import EngineState, Transition
 from serving.runtime.supervisor import Supervisor
 from serving.settings import Settings
 from serving.telemetry.logs import make_logger
@@ -42,7 +42,7 @@ def create_app(
     before the lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes
     the supervisor: another one in tests.
     """
-    metrics = Metrics(settings.model)
+    metrics = Metrics(settings.model, (state.value for state in EngineState))
     recorder = Recorder(metrics, make_logger(settings.log_level))
     today = datetime.datetime.fromtimestamp(now(), datetime.UTC).date()
     service = Service(settings, recorder, launch or _supervise, clock=clock, today=today)

@@ -19,6 +19,7 @@ from serving.runtime.contract import EngineHandle
 from serving.runtime.lifecycle import EngineState, Transition
 from serving.runtime.messages import Stats
 from serving.settings import Settings
+from serving.telemetry.metrics import EngineGauges
 from serving.telemetry.recorder import Recorder
 
 STATS_SECONDS = 0.5
@@ -137,7 +138,13 @@ class Service:
             except (ServingError, TimeoutError):
                 stats = Stats()
         metrics = self._recorder.metrics
-        metrics.observe_engine(stats, self._admission.waiting, self.state, restarts)
+        gauges = EngineGauges(
+            running=stats.running,
+            waiting=stats.waiting + self._admission.waiting,
+            blocks_used=stats.blocks_used,
+            blocks_total=stats.blocks_total,
+        )
+        metrics.observe_engine(gauges, self.state, restarts)
         return metrics.text()
 
     async def _load(self, directory: Path | None) -> None:

@@ -8,11 +8,12 @@ names come from the code and the settings.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from serving.runtime.lifecycle import EngineState
-from serving.runtime.messages import Stats
 from serving.telemetry.record import Record
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -30,13 +31,25 @@ REQUEST_BUCKETS = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0),
     *(240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
-ENGINE_STATES = tuple(state.value for state in EngineState)
+
+
+class EngineGauges(NamedTuple):
+    """The engine at one moment. `waiting` counts the requests in front of it too."""
+
+    running: int
+    waiting: int
+    blocks_used: int
+    blocks_total: int
 
 
 class Metrics:
-    """All metrics of one service. `model` labels the engine's family."""
+    """All metrics of one service.
 
-    def __init__(self, model: str) -> None:
+    `model` labels the engine's family; `engine_states` are the states that an engine can be in.
+    """
+
+    def __init__(self, model: str, engine_states: Iterable[str]) -> None:
+        self._engine_states = tuple(engine_states)
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model, "engine_type": "unknown"}
         self._running = self._gauge("num_requests_running", "Sequences in the engine's batch.")
@@ -129,16 +142,16 @@ class Metrics:
         """Counts request fields that were ignored."""
         self._unknown_fields.inc(count)
 
-    def observe_engine(self, stats: Stats, queued: int, state: str, restarts: int) -> None:
-        """Sets the gauges; `queued` is how many requests wait in front of the engine."""
-        self._running.labels(**self._labels).set(stats.running)
-        self._waiting.labels(**self._labels).set(stats.waiting + queued)
-        used = stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0
+    def observe_engine(self, engine: EngineGauges, state: str, restarts: int) -> None:
+        """Sets the gauges of the engine, its state, and how often it was started again."""
+        self._running.labels(**self._labels).set(engine.running)
+        self._waiting.labels(**self._labels).set(engine.waiting)
+        used = engine.blocks_used / engine.blocks_total if engine.blocks_total else 0.0
         self._kv.labels(**self._labels).set(used)
-        self._kv_blocks.labels(**self._labels).set(stats.blocks_total)
+        self._kv_blocks.labels(**self._labels).set(engine.blocks_total)
         self._restarts.inc(max(0, restarts - self._known_restarts))
         self._known_restarts = restarts
-        for name in ENGINE_STATES:
+        for name in self._engine_states:
             self._state.labels(name).set(1.0 if name == state else 0.0)
 
     def text(self) -> bytes:
