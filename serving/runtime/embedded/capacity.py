@@ -1,0 +1,47 @@
+"""How many cache blocks there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from serving.engine import KvCache, Limits
+from serving.runtime.embedded.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Blocks of each full layer and of each sliding layer."""
+
+    full_blocks: int
+    sliding_blocks: int
+
+
+def capacity(model: Model, limits: Limits, kv_cache: KvCache) -> Capacity:
+    """Returns the pool sizes for `kv_cache`.
+
+    `max_tokens` counts tokens of the full layers. Without it, it is what fits the given fraction
+    of a GPU's free memory, or on a CPU two sequences of the greatest length. The sliding layers
+    get what a full batch and one step can hold of windows, and beyond that half the blocks of the
+    full layers, for reuse.
+    """
+    b = kv_cache.block_tokens
+    window = model.sizes.lead_blocks + 2
+    least = limits.max_batch_size * window + -(-limits.max_num_tokens // b)
+    if kv_cache.max_tokens is not None:
+        tokens = kv_cache.max_tokens
+    elif model.device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(model.device)
+        fraction = kv_cache.free_memory_fraction or 0.8
+        tokens = int(free_bytes * fraction) // token_bytes(model)
+    else:
+        tokens = 2 * limits.max_seq_len
+    full = max(tokens // b, 1)
+    return Capacity(full, min(full, max(least, full // 2)))
+
+
+def token_bytes(model: Model) -> int:
+    """Returns the bytes of keys and values of one token in all layers."""
+    config = model.config
+    return config.num_layers * 2 * config.num_kv_heads * config.head_dim * model.dtype.itemsize

@@ -1,0 +1,212 @@
+"""The embedded runtime: GPT-OSS in PyTorch behind the `Runtime` contract, one thread, one step at
+a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from serving import engine as engines
+from serving.engine import KvCache, Limits
+from serving.runtime.embedded.admission import refusal
+from serving.runtime.embedded.executor import Executor
+from serving.runtime.embedded.linear import fast_dtype
+from serving.runtime.embedded.loading import load_model
+from serving.runtime.embedded.sampling import Sampled, Sampler
+from serving.runtime.embedded.scheduler import Scheduler, Work
+from serving.runtime.embedded.sequence import Sequence as Running
+from serving.runtime.messages import Fault, Generate, Output, Ready, Stats, Step
+
+CAPABILITIES = ("logprobs", "logit_bias", "penalties", "min_p")
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class EmbeddedRuntime:
+    """Runs sequences on one device. See `serving.runtime.contract.Runtime`."""
+
+    @classmethod
+    def load(cls, directory: Path) -> EmbeddedRuntime:
+        """Returns the runtime of an engine directory.
+
+        `arguments.dtype` of the manifest is `bfloat16`, `float32` or `auto` (the default: the
+        faster on this machine). Raises EngineError or CheckpointError.
+        """
+        manifest = engines.read(directory)
+        if manifest.runtime != "embedded":
+            raise engines.EngineError(
+                f"{directory}: runtime is {manifest.runtime}, this is the embedded runtime"
+            )
+        name = str(manifest.arguments.get("dtype", "auto"))
+        if name != "auto" and name not in DTYPES:
+            raise engines.EngineError(f"{directory}: arguments.dtype {name!r} is not known")
+        return cls(
+            directory / engines.CHECKPOINT_DIRECTORY,
+            limits=manifest.limits,
+            kv_cache=manifest.kv_cache,
+            dtype=DTYPES.get(name),
+            device="cpu" if manifest.device.kind == "cpu" else "cuda",
+            graph_batch_sizes=manifest.cuda_graphs.batch_sizes,
+        )
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        limits: Limits,
+        kv_cache: KvCache,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        graph_batch_sizes: Sequence[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Loads a checkpoint directory. `dtype` None is the faster one of this machine.
+
+        `graph_batch_sizes` are decode batches that run at a fixed size, padded up to the next:
+        as CUDA graphs on a GPU, as the same code without capture elsewhere.
+        """
+        started = clock()
+        where = torch.device(device)
+        self._model = load_model(
+            checkpoint,
+            block_tokens=kv_cache.block_tokens,
+            dtype=dtype or fast_dtype(where),
+            device=where,
+        )
+        self._executor = Executor(self._model, limits, kv_cache, tuple(graph_batch_sizes))
+        self._cache = self._executor.cache
+        self._scheduler = Scheduler(
+            self._cache,
+            limits.max_batch_size,
+            limits.max_num_tokens,
+            self._model.sizes.tile_rows,
+        )
+        self._sampler = Sampler(self._model.config.vocab_size)
+        self._limits = limits
+        self._max_seq_len = min(limits.max_seq_len, self._executor.longest_tokens)
+        self._sequences: dict[int, Running] = {}
+        self._refused: list[Output] = []
+        self._arrivals = self._steps = 0
+        self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._executor.warm_up()
+        self._load_seconds = clock() - started
+
+    def ready(self) -> Ready:
+        """Returns the facts that the API process needs."""
+        return Ready(
+            runtime="embedded",
+            runtime_version=torch.__version__,
+            max_batch_size=self._limits.max_batch_size,
+            max_num_tokens=self._limits.max_num_tokens,
+            max_seq_len=self._max_seq_len,
+            block_tokens=self._cache.block_tokens,
+            blocks=self._cache.full.total,
+            device=str(self._model.device),
+            load_seconds=self._load_seconds,
+            capabilities=CAPABILITIES,
+        )
+
+    def submit(self, request: Generate) -> None:
+        """Queues a sequence; what is wrong with it comes back as an output with a fault."""
+        wrong = refusal(request, self._model.config.vocab_size, self._max_seq_len)
+        if wrong:
+            fault = Fault("invalid", wrong)
+            self._refused.append(Output(request.id, [], finish="error", fault=fault))
+            return
+        sequence = Running(request, self._arrivals, self._max_seq_len, self._cache.block_tokens)
+        self._arrivals += 1
+        self._sequences[sequence.id] = sequence
+        self._sampler.add(sequence.id, request.sampling, request.prompt)
+        self._scheduler.add(sequence)
+
+    def abort(self, sequence_id: int) -> None:
+        """Forgets a sequence and frees its blocks at once. Unknown ids are ignored."""
+        self._refused = [output for output in self._refused if output.id != sequence_id]
+        sequence = self._sequences.get(sequence_id)
+        if sequence is not None:
+            self._forget(sequence)
+
+    @property
+    def busy(self) -> bool:
+        """True while a sequence is queued or running."""
+        return bool(self._sequences or self._refused)
+
+    @torch.inference_mode()
+    def step(self) -> Step | None:
+        """Runs one step and returns its outputs, or None when there were none."""
+        outputs, self._refused = self._refused, []
+        work = self._scheduler.schedule()
+        if work:
+            self._steps += 1
+            outputs += self._advance(work)
+        return Step(outputs) if outputs else None
+
+    def stats(self) -> Stats:
+        """Returns gauges and counters; blocks are those of the full and of the sliding layers."""
+        return Stats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            blocks_used=self._cache.used,
+            blocks_total=self._cache.total,
+            steps_total=self._steps,
+            prompt_tokens_total=self._prompt_tokens,
+            cached_tokens_total=self._cached_tokens,
+            generated_tokens_total=self._generated_tokens,
+            preemptions_total=self._scheduler.preemptions,
+        )
+
+    def close(self) -> None:
+        """Drops every sequence. The memory goes with the object."""
+        for sequence in tuple(self._sequences.values()):
+            self._forget(sequence)
+        self._refused.clear()
+
+    def _advance(self, work: list[Work]) -> list[Output]:
+        done, failed = self._executor.run(work)
+        outputs = [self._fail(sequence, fault) for sequence, fault in failed]
+        for item in done.work:
+            self._count_prompt(item)
+            samples = item.samples
+            item.sequence.computed += item.count
+            if not samples:
+                self._cache.commit(item.sequence)
+        if done.sampled:
+            ids = [sequence.id for sequence in done.sampled]
+            choices = self._sampler.sample(done.logits, ids)
+            outputs += map(self._emit, done.sampled, choices)
+        return outputs
+
+    def _emit(self, sequence: Running, sampled: Sampled) -> Output:
+        if not sampled.finite:
+            self._executor.clear(self._cache.discard(sequence))
+            return self._fail(sequence, Fault("internal", "The model gave no usable numbers."))
+        first = sequence.generated == 0
+        finish = sequence.append(sampled.token)
+        self._generated_tokens += 1
+        self._cache.commit(sequence)
+        if finish:
+            self._forget(sequence)
+        return Output(
+            sequence.id,
+            [sampled.token],
+            finish=finish,
+            cached_tokens=(sequence.cached_tokens or 0) if first else 0,
+            logprobs=None if sampled.logprob is None else [sampled.logprob],
+        )
+
+    def _count_prompt(self, item: Work) -> None:
+        """Counts a prompt once, when its last chunk has run for the first time."""
+        if item.samples and item.sequence.generated == 0:
+            self._prompt_tokens += item.sequence.prompt_tokens
+            self._cached_tokens += item.sequence.cached_tokens or 0
+
+    def _fail(self, sequence: Running, fault: Fault) -> Output:
+        self._forget(sequence)
+        return Output(sequence.id, [], finish="error", fault=fault)
+
+    def _forget(self, sequence: Running) -> None:
+        del self._sequences[sequence.id]
+        self._sampler.remove(sequence.id)
+        self._scheduler.remove(sequence)
