@@ -9,7 +9,7 @@ from serving.job import Sampling
 from serving.runtime.messages import ExitCode, Generate, Output, Ready, Stats, Step
 
 
-class RuntimeFatal(Exception):
+class FatalError(Exception):
     """A runtime cannot go on: the engine process leaves with `exit_code`.
 
     The message is for the operator; clients are told only that the engine is unavailable.

@@ -97,7 +97,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fault: Fault | None = None
 
 
-class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
+class Step(msgspec.Struct, frozen=True, tag="step"):
     """The outputs of one engine step; only sequences that got something are in it."""
 
     outputs: list[Output]

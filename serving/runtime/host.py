@@ -1,0 +1,259 @@
+"""The engine process: `python -m serving.runtime.host --fd N --engine DIRECTORY`.
+
+It loads the runtime that the engine names, says `Ready`, and then turns one loop: take in what has
+arrived, run a step, send its outputs. It is started by the supervisor and lives as long as the
+other end of the socket: it ignores SIGTERM and SIGINT, which a process group's parent may send to
+every child long before the last stream has drained, and leaves when the socket closes, even while
+it loads or hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+import msgspec
+
+from serving import engine
+from serving.engine import EngineError, RuntimeName
+from serving.runtime.channel import Inbox, Outbox
+from serving.runtime.contract import FatalError, Runtime
+from serving.runtime.framing import widen
+from serving.runtime.messages import (
+    Abort,
+    ExitCode,
+    Fatal,
+    Fault,
+    FaultKind,
+    Generate,
+    GetStats,
+    Output,
+    Shutdown,
+    Step,
+    ToEngine,
+)
+
+RUNTIMES: dict[RuntimeName, str] = {
+    "embedded": "serving.runtime.embedded.runtime:EmbeddedRuntime",
+    "replay": "serving.runtime.replay:ReplayRuntime",
+    "trtllm": "serving.runtime.trtllm:TrtllmRuntime",
+}
+"""Where each runtime is. Only the one that an engine names is imported."""
+
+MAX_FAILED_STEPS = 3
+"""Steps in a row that may fail for lack of memory before the engine is given up."""
+
+_CLOSE_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Loadable(Protocol):
+    """What `RUNTIMES` names: a class that makes a runtime of an engine directory."""
+
+    def load(self, directory: Path) -> Runtime:
+        """Returns the loaded runtime. Raises EngineError when the engine does not belong here."""
+        ...
+
+
+class Host:
+    """The engine loop over one runtime and one connection."""
+
+    def __init__(
+        self, runtime: Runtime, inbox: Inbox, outbox: Outbox, log: Callable[[str, str], None]
+    ) -> None:
+        self._runtime = runtime
+        self._inbox = inbox
+        self._outbox = outbox
+        self._log = log
+        self._live: dict[int, None] = {}
+        """Sequences without a finish, in order of arrival."""
+        self._failed_steps = 0
+
+    def serve(self) -> None:
+        """Turns until `Shutdown` arrives.
+
+        Raises OSError when the other side is gone, MemoryError when steps keep failing for lack of
+        memory, FatalError and whatever else a step raises.
+        """
+        runtime, inbox = self._runtime, self._inbox
+        while True:
+            waits = not runtime.busy
+            if waits:
+                self._outbox.flush()
+            for message in inbox.drain(wait=waits):
+                if isinstance(message, Shutdown):
+                    return
+                self._take(message)
+            if runtime.busy:
+                self._step()
+
+    def _take(self, message: ToEngine) -> None:
+        match message:
+            case Generate():
+                self._live[message.id] = None
+                try:
+                    self._runtime.submit(message)
+                except MemoryError:
+                    self._fail(message.id, "out_of_memory", "The engine has no memory for this.")
+                except Exception:
+                    self._log("submit_failed", traceback.format_exc())
+                    self._fail(message.id, "internal", "The engine could not take this request.")
+            case Abort():
+                self._live.pop(message.id, None)
+                self._runtime.abort(message.id)
+            case GetStats():
+                self._outbox.send(self._runtime.stats())
+            case Shutdown():
+                raise ValueError("Shutdown is the loop's own")
+
+    def _step(self) -> None:
+        try:
+            step = self._runtime.step()
+        except MemoryError as error:
+            self._log("step_out_of_memory", str(error))
+            self._failed_steps += 1
+            if self._failed_steps >= MAX_FAILED_STEPS or not self._live:
+                raise
+            youngest = next(reversed(self._live))
+            self._runtime.abort(youngest)
+            self._fail(youngest, "out_of_memory", "The engine ran out of memory.")
+            return
+        self._failed_steps = 0
+        if step is not None:
+            for output in step.outputs:
+                if output.finish:
+                    self._live.pop(output.id, None)
+            self._outbox.send(step)
+
+    def _fail(self, sequence_id: int, kind: FaultKind, message: str) -> None:
+        self._live.pop(sequence_id, None)
+        self._outbox.send(Step([Output(sequence_id, [], "error", fault=Fault(kind, message))]))
+
+
+class Process:
+    """The life of the engine process around the loop: loading, reporting, leaving."""
+
+    def __init__(self, end: socket.socket, directory: Path) -> None:
+        self._directory = directory
+        self._began = time.monotonic()
+        self._loaded = threading.Event()
+        self._inbox = Inbox(end, self._on_left)
+        self._outbox = Outbox(end)
+
+    def run(self) -> int:
+        """Returns the exit code, once the engine has served or has failed to start."""
+        self._inbox.start()
+        self.log("engine_loading", str(self._directory))
+        try:
+            runtime = self._load()
+            self._loaded.set()
+            ready = runtime.ready()
+            self._outbox.send(ready)
+            self.log("engine_ready", f"{ready.runtime} {ready.runtime_version} on {ready.device}")
+            Host(runtime, self._inbox, self._outbox, self.log).serve()
+            runtime.close()
+        except EngineError as error:
+            return self._fail(ExitCode.REFUSED, str(error))
+        except FatalError as error:
+            return self._fail(error.exit_code, str(error))
+        except ConnectionError:
+            pass  # The parent has gone; there is nobody to tell.
+        except Exception as error:
+            if is_out_of_memory(error):
+                return self._fail(ExitCode.OUT_OF_MEMORY, f"out of memory: {error}")
+            traceback.print_exc()
+            return self._fail(ExitCode.FATAL, f"{type(error).__name__}: {error}")
+        self.log("engine_left", "the API process has ended it")
+        return ExitCode.PARENT_LEFT
+
+    def log(self, event: str, detail: str) -> None:
+        """Writes one line of JSON to stderr."""
+        line = {
+            "event": event,
+            "detail": detail,
+            "engine_pid": os.getpid(),
+            "seconds": round(time.monotonic() - self._began, 3),
+        }
+        sys.stderr.write(msgspec.json.encode(line).decode() + "\n")
+        sys.stderr.flush()
+
+    def _load(self) -> Runtime:
+        """Returns the runtime. Raises EngineError, also when its package is not installed."""
+        name = engine.read(self._directory).runtime
+        module_name, _, class_name = RUNTIMES[name].partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise EngineError(f"the runtime {name} cannot be imported here: {error}") from error
+        return cast(Loadable, getattr(module, class_name)).load(self._directory)
+
+    def _fail(self, exit_code: int, message: str) -> int:
+        self.log("engine_failed", message)
+        try:
+            self._outbox.send(Fatal(exit_code, message))
+            self._outbox.flush()
+        except OSError:
+            self.log("engine_orphaned", "the API process has gone")
+        return exit_code
+
+    def _on_left(self, why: str) -> None:
+        """Ends the process: at once while it loads, else after a chance to close the runtime."""
+        if why:
+            self.log("engine_misled", why)
+            os._exit(ExitCode.FATAL)
+        if self._loaded.is_set():
+            self._inbox.put(Shutdown())
+            time.sleep(_CLOSE_SECONDS)
+        end_group()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns True for Python's MemoryError and for a GPU library's own OutOfMemoryError."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def end_group() -> None:
+    """Ends this process now, and with it every process of a group that it leads."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(ExitCode.PARENT_LEFT)
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent dies, even if it hangs in foreign code."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the engine process; returns its exit code, one of `ExitCode`."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parser = argparse.ArgumentParser(prog="serving.runtime.host")
+    parser.add_argument("--fd", type=int, required=True, help="a connected Unix stream socket")
+    parser.add_argument("--engine", type=Path, required=True, help="the engine directory")
+    options = parser.parse_args(arguments)
+    die_with_parent()
+    os.set_inheritable(options.fd, False)
+    with socket.socket(fileno=options.fd) as end:
+        widen(end)
+        return Process(end, options.engine).run()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: threads of a GPU library can keep an interpreter from ending.
+    os._exit(code)

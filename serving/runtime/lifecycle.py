@@ -1,0 +1,85 @@
+"""The words for what an engine process goes through, and the policy for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class EngineState(Enum):
+    """Where the engine is now. It serves only in READY."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LOST = "lost"
+    """It stopped serving; its process is being collected."""
+    BACKOFF = "backoff"
+    """It is waited before the next start."""
+    FAILED = "failed"
+    """It is not started again: a person has to look."""
+    STOPPED = "stopped"
+
+
+class Cause(Enum):
+    """Why the state changed. The values are metric labels."""
+
+    REQUESTED = "requested"
+    """The service started or stopped it."""
+    LOADED = "loaded"
+    BACKOFF_OVER = "backoff_over"
+    DISCONNECTED = "disconnected"
+    """The connection ended; how the process ended is not known yet."""
+    KILLED = "killed"
+    """A signal that the supervisor did not send, as of the kernel's out-of-memory killer."""
+    EXITED = "exited"
+    """The process left by itself without a reason."""
+    FATAL = "fatal"
+    OUT_OF_MEMORY = "out_of_memory"
+    REFUSED = "refused"
+    """The engine does not belong on this machine, or is damaged: not retried."""
+    HUNG = "hung"
+    """It answered nothing for `stall_seconds`."""
+    NO_PROGRESS = "no_progress"
+    """It answered, but made no step for `progress_seconds` with sequences running."""
+    LOAD_TIMEOUT = "load_timeout"
+    PROTOCOL = "protocol"
+    """It sent what is no message."""
+    SPAWN = "spawn"
+    """The process could not be started."""
+    INTERNAL = "internal"
+    """The supervisor itself failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One change of state. `at_seconds` is of the supervisor's clock."""
+
+    at_seconds: float
+    state: EngineState
+    cause: Cause
+    detail: str = ""
+    exit_code: int | None = None
+    """Of the process; negative: the signal that ended it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How long to wait for an engine, and how often to start one."""
+
+    backoff_first_seconds: float = 1.0
+    """Before the second start; doubled before each one after it."""
+    backoff_most_seconds: float = 60.0
+    max_failures: int = 5
+    """Starts in a row that may fail. An engine that served for `stable_seconds` did not fail."""
+    stable_seconds: float = 60.0
+    ping_seconds: float = 1.0
+    stall_seconds: float = 30.0
+    progress_seconds: float = 120.0
+    load_seconds: float = 1800.0
+    stop_seconds: float = 5.0
+    """How long a ready engine may take to leave by itself."""
+
+    def backoff_seconds(self, failures: int) -> float:
+        """Returns how long to wait after that many failures in a row, at least one."""
+        doublings = min(failures - 1, 32)
+        return min(self.backoff_first_seconds * 2.0**doublings, self.backoff_most_seconds)

@@ -1,0 +1,102 @@
+"""Starting, collecting and killing the engine process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import serving
+from serving.runtime.framing import widen
+
+ENVIRONMENT = {
+    # glibc otherwise keeps a heap a thread, which costs hundreds of megabytes beside torch.
+    "MALLOC_ARENA_MAX": "2",
+}
+"""What the engine process gets unless the environment says otherwise."""
+
+
+class EngineProcess:
+    """One engine process, the leader of its own session and process group.
+
+    `exited` gets the return code (negative: the signal) when the process is gone. Whatever it has
+    started in its group dies with it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        # A thread, because it works under every event loop and on every Unix, and is asleep.
+        threading.Thread(target=self._collect, name="engine-exit", daemon=True).start()
+
+    @classmethod
+    def spawn(
+        cls, directory: Path, environment: Mapping[str, str]
+    ) -> tuple[EngineProcess, socket.socket]:
+        """Returns a started process and this end of its connection. Raises OSError.
+
+        `environment` is added to this process's own. Standard output and error are inherited.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                widen(ours)
+                ours.setblocking(False)
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", "-m", "serving.runtime.host"),
+                        *("--fd", str(theirs.fileno()), "--engine", str(directory)),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    env=_environment(environment),
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return cls(process), ours
+
+    @property
+    def pid(self) -> int:
+        """The process's id; also that of its group."""
+        return self._process.pid
+
+    async def wait(self, seconds: float) -> int | None:
+        """Returns the return code, or None when the process still lives after `seconds`."""
+        await asyncio.wait({self.exited}, timeout=seconds)
+        return self.exited.result() if self.exited.done() else None
+
+    def kill(self) -> None:
+        """Kills the process, stopped or not; `exited` follows."""
+        self._process.kill()
+
+    def _collect(self) -> None:
+        # The id stays taken until `wait`, so the group that is killed here can be no other.
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # The loop has closed: nobody asks any more.
+            self._loop.call_soon_threadsafe(self._set_exited, code)
+
+    def _set_exited(self, code: int) -> None:
+        if not self.exited.done():
+            self.exited.set_result(code)
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Returns the process's environment, in which this very `serving` package is found."""
+    root = str(Path(serving.__file__).parents[1])
+    environment = ENVIRONMENT | dict(os.environ) | dict(extra)
+    paths = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
