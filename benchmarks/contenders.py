@@ -1,0 +1,168 @@
+"""The engines that are compared, behind three methods: load, generate, close.
+
+To add one (vLLM's CPU build, llama.cpp), write a class with these methods, import its package
+inside them, and enter it in CONTENDERS. A contender runs alone in a process of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+# No engine may stop before it has made all the tokens that are timed.
+NEVER_STOPS = -1
+BATCH = 16
+CHUNK_TOKENS = 512
+CACHE_TOKENS = 32_768
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """The tokens of each prompt and when each came, in seconds from when all were submitted."""
+
+    tokens: list[list[int]]
+    seconds: list[list[float]]
+
+    @property
+    def first_token_seconds(self) -> float:
+        """When the last of the streams got its first token."""
+        return max(times[0] for times in self.seconds)
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """The rate of all streams together, from when each of them has its first token."""
+        start = self.first_token_seconds
+        end = max(times[-1] for times in self.seconds)
+        count = sum(at > start for times in self.seconds for at in times)
+        return count / (end - start)
+
+
+class Contender(Protocol):
+    """One engine."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Makes the engine ready to generate."""
+        ...
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
+        """Returns `max_tokens` greedy tokens for each prompt, all prompts submitted at once."""
+        ...
+
+    def close(self) -> None:
+        """Ends what the engine runs in the background."""
+        ...
+
+
+class Embedded:
+    """This repository's runtime, driven as the engine process drives it."""
+
+    def __init__(self) -> None:
+        self._runtime: Any = None
+        self._next_id = 0
+
+    def load(self, checkpoint: Path) -> None:
+        """Loads in bfloat16."""
+        from benchmarks.runtime import open_runtime
+
+        self._runtime = open_runtime(
+            checkpoint, max_batch_size=BATCH, max_num_tokens=CHUNK_TOKENS, cache_tokens=CACHE_TOKENS
+        )
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
+        """Steps until every sequence has finished."""
+        from benchmarks.runtime import greedy
+
+        start = time.perf_counter()
+        first = self._next_id
+        self._next_id += len(prompts)
+        for index, prompt in enumerate(prompts):
+            self._runtime.submit(greedy(first + index, prompt, max_tokens))
+        timeline = Timeline([[] for _ in prompts], [[] for _ in prompts])
+        while self._runtime.busy:
+            step = self._runtime.step()
+            now = time.perf_counter() - start
+            for output in step.outputs if step is not None else ():
+                if output.fault is not None:
+                    raise RuntimeError(output.fault.message)
+                timeline.tokens[output.id - first].extend(output.tokens)
+                timeline.seconds[output.id - first].extend([now] * len(output.tokens))
+        return timeline
+
+    def close(self) -> None:
+        """Frees the runtime."""
+        self._runtime.close()
+
+
+class Transformers:
+    """transformers' ContinuousBatchingManager, eager paged attention, streaming."""
+
+    def __init__(self) -> None:
+        self._manager: Any = None
+
+    def load(self, checkpoint: Path) -> None:
+        """Loads in bfloat16. MXFP4 experts are made bfloat16: its CPU path has nothing else."""
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.generation.configuration_utils import (
+            ContinuousBatchingConfig,
+            GenerationConfig,
+        )
+        from transformers.utils.quantization_config import Mxfp4Config
+
+        packed = '"mxfp4"' in (checkpoint / "config.json").read_text()
+        plain = {"quantization_config": Mxfp4Config(dequantize=True)} if packed else {}
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.bfloat16, attn_implementation="eager", **plain
+        )
+        settings = GenerationConfig(do_sample=False, eos_token_id=NEVER_STOPS)  # type: ignore[no-untyped-call]
+        self._manager = model.init_continuous_batching(
+            generation_config=settings,
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=32,
+                num_blocks=CACHE_TOKENS // 32,
+                max_batch_tokens=CHUNK_TOKENS,
+                max_requests_per_batch=BATCH,
+            ),
+        )
+        self._manager.start()
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
+        """Submits all prompts and reads the stream of cumulative results."""
+        start = time.perf_counter()
+        names = [
+            self._manager.add_request(list(prompt), max_new_tokens=max_tokens, streaming=True)
+            for prompt in prompts
+        ]
+        timeline = Timeline([[] for _ in prompts], [[] for _ in prompts])
+        rows = {name: row for row, name in enumerate(names)}
+        while rows:
+            result = self._next()
+            now = time.perf_counter() - start
+            row = rows[result.request_id]
+            fresh = result.generated_tokens[len(timeline.tokens[row]) :]
+            timeline.tokens[row].extend(fresh)
+            timeline.seconds[row].extend([now] * len(fresh))
+            if result.is_finished():
+                del rows[result.request_id]
+        return timeline
+
+    def _next(self) -> Any:
+        result = self._manager.get_result(timeout=60.0)
+        if result is None:
+            raise RuntimeError("the manager of transformers gave nothing for a minute")
+        if result.error is not None:
+            raise RuntimeError(result.error)
+        return result
+
+    def close(self) -> None:
+        """Stops the manager's thread."""
+        self._manager.stop(block=True, timeout=10.0)
+
+
+CONTENDERS: dict[str, Callable[[], Contender]] = {
+    "embedded": Embedded,
+    "transformers": Transformers,
+}

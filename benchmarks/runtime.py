@@ -1,0 +1,46 @@
+"""The embedded runtime as the benchmarks open it, and the requests that they send it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from serving.engine import KvCache, Limits
+from serving.job import Sampling
+from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.runtime.messages import Generate
+
+BLOCK_TOKENS = 32
+
+
+def open_runtime(
+    checkpoint: Path,
+    *,
+    max_batch_size: int,
+    max_num_tokens: int,
+    cache_tokens: int,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    graph_batch_sizes: Sequence[int] = (),
+) -> EmbeddedRuntime:
+    """Returns a loaded runtime. One sequence may fill the whole cache."""
+    return EmbeddedRuntime(
+        checkpoint,
+        limits=Limits(
+            max_batch_size=max_batch_size,
+            max_num_tokens=max_num_tokens,
+            max_seq_len=cache_tokens,
+        ),
+        kv_cache=KvCache(block_tokens=BLOCK_TOKENS, max_tokens=cache_tokens),
+        dtype=dtype,
+        device=device,
+        graph_batch_sizes=graph_batch_sizes,
+    )
+
+
+def greedy(sequence_id: int, prompt: list[int], max_tokens: int) -> Generate:
+    """Returns the request for exactly `max_tokens` greedy tokens."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    return Generate(sequence_id, prompt, sampling)
