@@ -29,8 +29,13 @@ class ExitCode(IntEnum):
     """The engine does not belong on this machine, or is damaged (EX_CONFIG): do not retry."""
     OUT_OF_MEMORY = 71
     """Out of memory while loading, or again and again while serving (EX_OSERR)."""
+    WORKER_LOST = 72
+    """A process of another rank died (EX_OSFILE)."""
     HUNG = 75
-    """Reserved for the supervisor's own account of an engine that it killed (EX_TEMPFAIL)."""
+    """The engine stopped making progress: by its own account, or by the supervisor's that killed
+    it (EX_TEMPFAIL)."""
+    COMMUNICATION = 76
+    """The ranks can no longer talk to each other, as after an NCCL error (EX_PROTOCOL)."""
 
 
 # --- API process -> engine process -------------------------------------------------------------
