@@ -115,7 +115,7 @@ class _Reader:
             # `<|start|>assistantfinal<|message|>`: the name without its token.
             self._channel = found.group(1).lower()
             return
-        self._leave(text)
+        self._leave(text if self._recipient is None else _without_type(text))
 
     def channel_section(self, text: str) -> None:
         self._channel_sections += 1
@@ -123,14 +123,10 @@ class _Reader:
         if found:
             self._channel = self._channel or found.group(1).lower()
             text = text[found.end() :]
-        text = self._take_recipient(text)
-        found = _CONTENT_TYPE.match(text)
-        self._leave(text[found.end() :] if found else text)
+        self._leave(_without_type(self._take_recipient(text)))
 
     def type_section(self, text: str) -> None:
-        text = self._take_recipient(text)
-        found = _CONTENT_TYPE.match(text)
-        self._leave(text[found.end() :] if found else text)
+        self._leave(_without_type(self._take_recipient(text)))
 
     def header(self) -> Header:
         tool = self._tool()
@@ -191,3 +187,9 @@ class _Reader:
         elif not clean:
             self._oddities.append("tool_name")
         return tool
+
+
+def _without_type(text: str) -> str:
+    """Returns `text` without the content type that it begins with, if it does."""
+    found = _CONTENT_TYPE.match(text)
+    return text[found.end() :] if found else text

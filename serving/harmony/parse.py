@@ -32,6 +32,21 @@ MAX_HEADER_TOKENS: Final = 96
 SEPARATOR: Final = "\n\n"
 """Stands between the texts of two messages that are shown as one (preamble and final answer)."""
 
+RECOVERIES: Final = (
+    "missing_start",  # a message without <|start|>
+    "missing_end",  # a message that began before the last one had ended
+    "missing_message",  # a header that ended without <|message|>
+    "missing_channel",
+    "unknown_channel",
+    "malformed_header",  # words that mean nothing beside those that do
+    "unexpected_role",  # a message of a role that is not the model's to play
+    "repeated_recipient",
+    "tool_name",  # an offered tool's name with something before or behind it
+    "unoffered_tool",
+    "stray_token",  # a control token where it means nothing, or an id outside of the vocabulary
+)
+"""Every way in which a stream can be mended: the values of a metric's label."""
+
 _HEADER_WORDS: Final = ("assistant", "analysis", "commentary", "final", "json", "to=", "functions.")
 _ENDS: Final = frozenset((END, RETURN, CALL, END_OF_TEXT))
 
@@ -58,10 +73,7 @@ class Parser:
         """Whether the next token, when it is ordinary, adds to `Content` (maybe held back until a
         character is whole). True before and after feeding one token: it was a content token."""
         self.recoveries: dict[str, int] = {}
-        """What was wrong with the stream and mended: kind -> how often. The kinds are few and
-        fixed: missing_start, missing_end, missing_message, missing_channel, unknown_channel,
-        malformed_header, unexpected_role, repeated_recipient, tool_name, unoffered_tool,
-        stray_token."""
+        """What was wrong with the stream and mended: one of RECOVERIES -> how often."""
         self._texts = vocabulary.texts
         self._token_bytes = vocabulary.token_bytes
         self._tools = tools

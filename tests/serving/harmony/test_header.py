@@ -38,6 +38,7 @@ def test_each_channel_has_its_kind() -> None:
         [("role", ""), ("channel", "commentaryto=functions.get_weather")],
         [("role", ""), ("channel", "commentary functions.get_weather ")],
         [("role", " functions.get_weather"), ("channel", "commentary")],
+        [("role", " to=functions.get_weather json"), ("channel", "commentary")],
         [("role", " to= functions.get_weather"), ("channel", "commentary")],
     ],
 )

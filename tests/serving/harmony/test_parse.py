@@ -6,7 +6,7 @@ import pytest
 
 from serving.events import Content, Reasoning, ToolCallArguments, ToolCallStart
 from serving.harmony.conversation import Assistant, ToolCall
-from serving.harmony.parse import MAX_HEADER_TOKENS, Parser
+from serving.harmony.parse import MAX_HEADER_TOKENS, RECOVERIES, Parser
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import CALL, END, MESSAGE, RETURN, SIZE, START, Vocabulary
 from tests.serving.harmony.conftest import Tokenize
@@ -36,6 +36,11 @@ def test_a_malformed_stream(name: str, vocabulary: Vocabulary, ids: Tokenize) ->
     events, parser = parse(ids(markup), vocabulary)
     assert events == expected
     assert set(parser.recoveries) == recoveries
+    assert recoveries <= set(RECOVERIES)
+
+
+def test_every_recovery_has_a_stream_that_needs_it() -> None:
+    assert set().union(*(recoveries for _, _, recoveries in MALFORMED.values())) == set(RECOVERIES)
 
 
 @pytest.mark.parametrize("name", [*WELL_FORMED, *MALFORMED])
