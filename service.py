@@ -1,0 +1,116 @@
+"""The BentoML service: one HTTP worker that hosts the ASGI app of `serving.app`.
+
+The engine is a directory, or NAME:VERSION of BentoML's model store. First wins: GPT_OSS_ENGINE,
+`--arg engine=...`, `engine` in config/service.yaml, the development engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from bentoml._internal.utils.analytics import usage_stats
+from pydantic import BaseModel, ConfigDict
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.announcement import announce
+from serving.app import create_app
+from serving.settings import load_settings
+
+DEVELOPMENT_ENGINE = "gpt-oss-development:latest"
+
+# BentoML reports its usage unless told not to. Its command line has asked, and kept the answer,
+# before it imports this file; nothing has been sent by then. BENTOML_DO_NOT_TRACK=False opts in.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+usage_stats.do_not_track.cache_clear()
+
+
+class Arguments(BaseModel):
+    """What `--arg` of `bentoml serve` and `bentoml build` takes. A bento keeps its arguments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str = ""
+    bentoml_pages: bool = False
+    """Shows BentoML's own pages and probes instead of the API's at the same paths."""
+
+
+arguments = bentoml.use_arguments(Arguments)
+settings = load_settings()
+reference = (
+    os.environ.get("GPT_OSS_ENGINE") or arguments.engine or settings.engine or DEVELOPMENT_ENGINE
+)
+api = create_app(settings)
+
+
+class Host(bentoml.Service[Any]):
+    """Hands requests to the API itself; BentoML keeps the process and its life.
+
+    BentoML's own middleware costs two thirds of a small request, and its timeout keeps a timer
+    and a future of every request until it runs out. Admission, deadlines, metrics and traces are
+    the API's.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Returns the app of the worker: the life cycle is BentoML's, requests are the API's."""
+        hosted = super().to_asgi(is_main)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            ours = scope["type"] != "lifespan" and not arguments.bentoml_pages
+            await (api if ours else hosted)(scope, receive, send)
+
+        return app
+
+
+def _engine() -> Path | bentoml.models.BentoModel:
+    """Returns the engine's directory, or the model that `bentoml build` records in the bento."""
+    path = Path(reference).expanduser()
+    if path.is_dir() or path.is_absolute() or reference.startswith("."):
+        return path.absolute()
+    return bentoml.models.BentoModel(reference)
+
+
+@bentoml.service(
+    name="gpt-oss-120b",
+    service_class=Host,
+    workers=1,  # one engine, so one worker: a second would load a second engine
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": ".*"},
+    # An arena for every thread costs tens of megabytes that hold nothing.
+    envs=[{"name": "MALLOC_ARENA_MAX", "value": "2"}],
+)
+@bentoml.asgi_app(api, path="/")
+class GptOss:
+    """gpt-oss-120b behind the OpenAI API."""
+
+    engine = _engine()
+    bento_service: Any  # the Service made of this class; BentoML sets it before the hooks run
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Tells the API where the engine is, and the terminal what the engine does."""
+        api.state.engine_directory = _directory(self.engine, self.bento_service.bento)
+        self._announcement = asyncio.create_task(
+            announce(api.state.service, self.bento_service.url or "", settings.model, sys.stdout)
+        )
+
+    def __is_alive__(self) -> bool:
+        return bool(api.state.service.alive)
+
+    def __is_ready__(self) -> bool:
+        return bool(api.state.service.ready)
+
+
+def _directory(engine: Path | bentoml.Model, bento: bentoml.Bento | None) -> Path:
+    """Returns where the engine is. In a bento, `latest` is what it was when the bento was built."""
+    if isinstance(engine, Path):
+        return engine
+    for recorded in bento.info.all_models if bento else ():
+        if recorded.tag.name == engine.tag.name and reference.endswith(":latest"):
+            return Path(bentoml.models.get(recorded.tag).path)
+    return Path(engine.path)

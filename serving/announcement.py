@@ -1,0 +1,89 @@
+"""What the terminal shows of a start: signs of life, then one line to paste when it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TextIO
+
+FIRST_SIGN_SECONDS = 2.0
+LONGEST_SILENCE_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
+
+class Service(Protocol):
+    """The state of a service that its terminal shows."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine will not be started again."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """True while requests are answered."""
+        ...
+
+
+async def announce(
+    service: Service,
+    url: str,
+    model: str,
+    out: TextIO,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Writes one line each time the service becomes ready, and signs of life while it is not.
+
+    Returns when the service is dead; else runs until it is cancelled.
+    """
+    first = True
+    while await _wait_until_ready(service, out, clock, pause):
+        _write(out, _invitation(url, model) if first else f"The engine is back: {url}/v1")
+        first = False
+        while service.ready:
+            await pause(POLL_SECONDS)
+    _write(out, "The engine does not start; the reason stands above.")
+
+
+async def _wait_until_ready(
+    service: Service,
+    out: TextIO,
+    clock: Callable[[], float],
+    pause: Callable[[float], Awaitable[None]],
+) -> bool:
+    """Returns True when the service is ready, False when it never will be.
+
+    Silence lasts two seconds, then each sign of life is twice as far from the last, at most a
+    minute: a minute-long load fills no screen.
+    """
+    started = clock()
+    silence_seconds = FIRST_SIGN_SECONDS
+    next_sign = started + silence_seconds
+    while not service.ready:
+        if not service.alive:
+            return False
+        now = clock()
+        if now >= next_sign:
+            _write(out, f"The engine is loading ({now - started:.0f} s)")
+            silence_seconds = min(2 * silence_seconds, LONGEST_SILENCE_SECONDS)
+            next_sign = now + silence_seconds
+        await pause(POLL_SECONDS)
+    return True
+
+
+def _invitation(url: str, model: str) -> str:
+    """Returns the closing line: where the API is, and a command that asks it something."""
+    question = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
+    return (
+        f"Ready: {url}/v1 - try: curl -s {url}/v1/chat/completions "
+        f"-H 'content-type: application/json' -d '{json.dumps(question)}'"
+    )
+
+
+def _write(out: TextIO, line: str) -> None:
+    out.write(line + "\n")
+    out.flush()
