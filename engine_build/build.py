@@ -47,7 +47,10 @@ class Outcome:
 class Source(Protocol):
     """Where a checkpoint comes from, and what runs its engine."""
 
-    runtime_version: str
+    @property
+    def runtime_version(self) -> str:
+        """Which runtime the engine will run on; another version is another engine."""
+        ...
 
     @property
     def identity(self) -> str:

@@ -1,11 +1,33 @@
-"""Finds the files of the checkpoint that a profile names, or says plainly that they are missing."""
+"""Brings a checkpoint's files here: from a directory that is given, or from this repository."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+
+import model_assets
+from engine_build import durable
 from engine_build.assemble import Wanted
-from serving.engine import Architecture, Model
+from engine_build.failure import BuildError, ExitCode
+from engine_build.place import State
+from engine_build.profile import Profile
+from engine_build.progress import Steps
+from model_assets import manifest
+from model_assets.manifest import ManifestError
+from serving.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Architecture, Model
+
+ASSETS = Path(model_assets.__file__).parent
+RANKS = ASSETS / RANKS_PATH
+OWN_REPOSITORY = "model_assets"
+"""What a manifest of a checkpoint in this repository names as its repository."""
+
+_PACKAGES = {"embedded": "torch", "trtllm": "tensorrt-llm"}
+"""The package whose version decides what an engine's runtime does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +37,149 @@ class Checkpoint:
     model: Model
     architecture: Architecture
     files: tuple[Wanted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A checkpoint in a directory that somebody has filled: a download, a cache, a mount."""
+
+    described: manifest.Checkpoint
+    directory: Path
+    runtime_version: str
+
+    @property
+    def identity(self) -> str:
+        """The manifest: it holds the sha256 of every file."""
+        return _identity(self.described)
+
+    def fetch(self, _steps: Steps) -> Checkpoint:
+        """Returns the files of the manifest. Raises BuildError naming one missing or cut short."""
+        wanted = []
+        for file in self.described.files:
+            origin = self.directory / file.path
+            if not origin.is_file():
+                raise BuildError(
+                    ExitCode.MISSING,
+                    f"{origin} is missing",
+                    f"It belongs to {self.described.repository} at {self.described.revision}",
+                )
+            found_bytes = origin.stat().st_size
+            if found_bytes != file.size_bytes:
+                raise BuildError(
+                    ExitCode.DATA,
+                    f"{origin} has {found_bytes} bytes, its manifest says {file.size_bytes}",
+                    "Fetch this file again",
+                )
+            path = f"{CHECKPOINT_DIRECTORY}/{file.path}"
+            wanted.append(Wanted(path, origin, file.size_bytes, file.sha256))
+        return _checkpoint(self.described, wanted)
+
+    def forget(self) -> None:
+        """Leaves the directory alone: it is not the build's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """The development checkpoint, which this repository holds in a compact form."""
+
+    described: manifest.Checkpoint
+    room: Path
+    runtime_version: str
+
+    @property
+    def identity(self) -> str:
+        """The manifest: it holds the sha256 of the compact file."""
+        return _identity(self.described)
+
+    def fetch(self, steps: Steps) -> Checkpoint:
+        """Checks the compact file and expands it. Raises BuildError (DATA) if it has changed."""
+        expanded = self.room / "expanded"
+        if not expanded.is_dir():
+            durable.remove(self.room)
+            with steps.step("Expanding the development checkpoint"):
+                self._expand(expanded)
+        wanted = [
+            Wanted(f"{CHECKPOINT_DIRECTORY}/{path.name}", path, path.stat().st_size)
+            for path in sorted(expanded.iterdir())
+        ]
+        return _checkpoint(self.described, wanted)
+
+    def forget(self) -> None:
+        """Deletes the expanded form: the engine has it."""
+        durable.remove(self.room)
+
+    def _expand(self, expanded: Path) -> None:
+        # Here, because numpy takes a while and a build that has nothing to do needs none.
+        from model_assets.development import expand
+
+        (file,) = self.described.files
+        compact = ASSETS / file.path
+        sha256 = durable.sha256(compact)
+        if sha256 != file.sha256:
+            raise BuildError(
+                ExitCode.DATA,
+                f"{compact} has sha256 {sha256}, its manifest says {file.sha256}",
+                "Check this file out again",
+            )
+        with durable.explained(expanded):
+            expanded.parent.mkdir(parents=True, exist_ok=True)
+            expand.expand(compact, expanded)
+
+
+def choose(profile: Profile, directory: Path | None, state: State) -> Given | Compact:
+    """Returns where the checkpoint of a profile comes from.
+
+    Raises BuildError: CONFIGURATION for an unknown checkpoint; UNAVAILABLE with everything that
+    this machine lacks for the profile.
+    """
+    try:
+        described = manifest.read(profile.checkpoint)
+    except ManifestError as error:
+        raise BuildError(ExitCode.CONFIGURATION, str(error)) from None
+    own = described.repository == OWN_REPOSITORY
+    lacks = list(_lacks(profile))
+    if directory is None and not own:
+        size_bytes = sum(file.size_bytes for file in described.files)
+        lacks.append(
+            f"the weights: pass --checkpoint DIRECTORY with the {len(described.files)} files "
+            f"({size_bytes / 1e9:.1f} GB) of {described.repository} at {described.revision}"
+        )
+    if lacks:
+        raise BuildError(
+            ExitCode.UNAVAILABLE,
+            f"{profile.name} cannot be built here; missing: " + "; ".join(lacks),
+        )
+    version = importlib.metadata.version(_PACKAGES[profile.runtime])
+    if directory is not None:
+        return Given(described, directory, version)
+    return Compact(described, state.checkpoint(described.name, described.revision), version)
+
+
+def _lacks(profile: Profile) -> Iterator[str]:
+    """Yields what the profile's runtime needs and this installation has not."""
+    if profile.runtime != "trtllm":
+        return
+    if importlib.util.find_spec("serving.runtime.trtllm") is None:
+        yield "the trtllm runtime, which this version of the service does not have yet"
+    if importlib.util.find_spec("tensorrt_llm") is None:
+        yield "TensorRT-LLM: build inside its release container"
+
+
+def _identity(described: manifest.Checkpoint) -> str:
+    return durable.digest(msgspec.json.encode(described, order="deterministic"))
+
+
+def _checkpoint(described: manifest.Checkpoint, files: list[Wanted]) -> Checkpoint:
+    ranks = Wanted(RANKS_PATH, RANKS, RANKS.stat().st_size)
+    numbers = msgspec.structs.asdict(described.architecture)
+    names = Architecture.__struct_fields__
+    return Checkpoint(
+        model=Model(
+            name=described.name,
+            repository=described.repository,
+            revision=described.revision,
+            stand_in=described.stand_in,
+        ),
+        architecture=Architecture(**{name: numbers[name] for name in names}),
+        files=(*files, ranks),
+    )
