@@ -1,16 +1,18 @@
 """The embedded runtime against transformers' continuous batching, on one checkpoint in one run.
 
 Both are loaded at once, each in its own process with the same number of threads, and take turns:
-A B, A B, ... so that what else the machine does hits both. Medians of the repetitions are reported,
-their ratio, and the fraction of what the machine's memory and matrix units would allow.
+A B, A B, ... figure by figure, so that what else the machine does hits both. Reported are medians
+of the repetitions, the median of the pairs' ratios, and the fraction of what the machine's memory
+and matrix units would allow.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack
 from statistics import median
+from typing import Protocol
 
 import torch
 from rich.progress import Progress, TimeElapsedColumn
@@ -35,70 +37,80 @@ COLD = "first token, cold (ms)"
 CACHED = "first token, cached (ms)"
 RATES = (SINGLE, MANY, PREFILL)
 TIMES = (COLD, CACHED)
+FIGURES = (*RATES, *TIMES)
 WANTED = {SINGLE: 2.4, MANY: 2.7, PREFILL: 6.0}
 WANTED_CACHED = 20.0
 
 Measured = dict[str, dict[str, list[float]]]
 
 
+class Player(Protocol):
+    """What takes part: a `Worker`, or in tests something simpler."""
+
+    peak_bytes: int
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
+        """See `contenders.Contender`."""
+        ...
+
+
 def main() -> None:
     """Measures, prints and keeps the result."""
     machine = report.machine()
     checkpoint = ensure(SMALL, report.CHECKPOINTS)
-    measured, same, peak_bytes = compare(
-        SMALL, REPETITIONS, lambda name: Worker(name, checkpoint, THREADS)
-    )
+    with ExitStack() as stack:
+        players = {
+            name: stack.enter_context(Worker(name, checkpoint, THREADS)) for name in (OWN, PEER)
+        }
+        measured, agreed = compare(SMALL, REPETITIONS, players)
+        peaks = {name: player.peak_bytes for name, player in players.items()}
     torch.set_num_threads(THREADS)
-    report.publish(
-        result(SMALL, measured, same, peak_bytes, machine, limits.measure(torch.device("cpu")))
-    )
+    best = limits.measure(torch.device("cpu"))
+    report.publish(result(SMALL, measured, agreed, peaks, machine, best))
 
 
 def compare(
-    shape: Shape, repetitions: int, start: Callable[[str], Worker]
-) -> tuple[Measured, str, dict[str, int]]:
-    """Returns the figures of both contenders, how far their tokens agree, and peak memory.
+    shape: Shape, repetitions: int, players: Mapping[str, Player]
+) -> tuple[Measured, list[int]]:
+    """Returns the figures of each player, and for each stream how many first tokens agree.
 
-    The first repetition warms both up and is not counted. Every prompt is new, so that a cached
-    prefix helps only where it is meant to.
+    One more repetition comes first, to warm up, and is not counted. Every prompt is new, so that
+    a cached prefix helps only where it is meant to.
     """
     source = random.Random(7)
-    figures = (*RATES, *TIMES)
-    measured: Measured = {name: {figure: [] for figure in figures} for name in (OWN, PEER)}
+    measured: Measured = {name: {figure: [] for figure in FIGURES} for name in players}
     agreed: list[int] = []
-    with ExitStack() as stack:
-        workers = {name: stack.enter_context(start(name)) for name in (OWN, PEER)}
-        progress = stack.enter_context(
-            Progress(*Progress.get_default_columns(), TimeElapsedColumn())
-        )
-        task = progress.add_task("measuring", total=(repetitions + 1) * len(workers))
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as progress:
+        task = progress.add_task("measuring", total=4 * (repetitions + 1) * len(players))
         for repetition in range(repetitions + 1):
-            batch = [_prompt(source, shape, PROMPT_TOKENS) for _ in range(BATCH)]
-            single = _prompt(source, shape, PROMPT_TOKENS)
+            single, *batch = (_prompt(source, shape, PROMPT_TOKENS) for _ in range(BATCH + 1))
             long = _prompt(source, shape, LONG_PROMPT_TOKENS)
-            tokens = {}
-            for name, worker in workers.items():
-                timelines = {
-                    SINGLE: worker.generate([single], NEW_TOKENS),
-                    MANY: worker.generate(batch, NEW_TOKENS),
-                    COLD: worker.generate([long], 1),
-                    CACHED: worker.generate([long], 1),
-                }
-                tokens[name] = [timelines[SINGLE].tokens[0], *timelines[MANY].tokens]
-                if repetition:
-                    _note(measured[name], timelines)
-                progress.advance(task)
-            agreed.extend(map(_common, tokens[OWN], tokens[PEER]))
-        peaks = {name: worker.peak_bytes for name, worker in workers.items()}
-    return measured, _agreement(agreed), peaks
+            work = {
+                SINGLE: ([single], NEW_TOKENS),
+                MANY: (batch, NEW_TOKENS),
+                COLD: ([long], 1),
+                CACHED: ([long], 1),
+            }
+            tokens: dict[str, list[list[int]]] = {name: [] for name in players}
+            for figure, (prompts, new_tokens) in work.items():
+                for name, player in players.items():
+                    timeline = player.generate(prompts, new_tokens)
+                    tokens[name].extend(timeline.tokens)
+                    if repetition:
+                        _note(measured[name], figure, timeline)
+                    progress.advance(task)
+            streams = slice(0, BATCH + 1)  # the long prompts give one token only
+            agreed.extend(map(_common, tokens[OWN][streams], tokens[PEER][streams]))
+    return measured, agreed
 
 
-def _note(figures: dict[str, list[float]], timelines: dict[str, Timeline]) -> None:
-    figures[SINGLE].append(timelines[SINGLE].decode_tokens_per_second)
-    figures[MANY].append(timelines[MANY].decode_tokens_per_second)
-    figures[PREFILL].append(LONG_PROMPT_TOKENS / timelines[COLD].first_token_seconds)
-    for figure in TIMES:
-        figures[figure].append(1000.0 * timelines[figure].first_token_seconds)
+def _note(figures: dict[str, list[float]], figure: str, timeline: Timeline) -> None:
+    if figure in TIMES:
+        figures[figure].append(1000.0 * timeline.first_token_seconds)
+    else:
+        figures[figure].append(timeline.decode_tokens_per_second)
+    if figure == COLD:
+        figures[PREFILL].append(LONG_PROMPT_TOKENS / timeline.first_token_seconds)
 
 
 def _prompt(source: random.Random, shape: Shape, tokens: int) -> list[int]:
@@ -125,7 +137,7 @@ def _agreement(agreed: list[int]) -> str:
 def result(
     shape: Shape,
     measured: Measured,
-    same: str,
+    agreed: list[int],
     peak_bytes: dict[str, int],
     machine: report.Machine,
     best: limits.Limits,
@@ -139,8 +151,8 @@ def result(
     middle = {
         n: {f: median(values) for f, values in figures.items()} for n, figures in measured.items()
     }
-    ratios = {figure: middle[OWN][figure] / middle[PEER][figure] for figure in RATES}
-    ratios |= {figure: middle[PEER][figure] / middle[OWN][figure] for figure in TIMES}
+    ratios = {figure: _ratio(measured[OWN][figure], measured[PEER][figure]) for figure in RATES}
+    ratios |= {figure: _ratio(measured[PEER][figure], measured[OWN][figure]) for figure in TIMES}
     rows = [
         (
             figure,
@@ -149,7 +161,7 @@ def result(
             f"{ratios[figure]:.2f}",
             f"{middle[OWN][figure] / bounds[figure]:.0%}" if figure in bounds else "",
         )
-        for figure in (*RATES, *TIMES)
+        for figure in FIGURES
     ]
     own_mb, peer_mb = (peak_bytes[name] / 1e6 for name in (OWN, PEER))
     rows.append(
@@ -162,7 +174,7 @@ def result(
     goals.append(
         report.Goal(
             what="cached 4k prefix, first token sooner than cold, times",
-            value=middle[OWN][COLD] / middle[OWN][CACHED],
+            value=_ratio(measured[OWN][COLD], measured[OWN][CACHED]),
             wanted=WANTED_CACHED,
         )
     )
@@ -173,12 +185,12 @@ def result(
         rows=tuple(rows),
         goals=tuple(goals),
         notes=(
-            f"median of {len(measured[OWN][SINGLE])} interleaved repetitions (spread: largest less "
-            "smallest, over the median), bfloat16, "
+            f"median of {len(measured[OWN][SINGLE])} interleaved repetitions, ± half their range; "
+            "bfloat16, "
             f"{THREADS} threads each, prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens; random "
             f"checkpoint: hidden {shape.hidden_size}, {shape.num_layers} layers, "
             f"{shape.num_experts} experts, vocabulary {shape.vocab_size}",
-            same,
+            _agreement(agreed),
             f"limit: {best.bytes_per_second / 1e9:.1f} GB/s and "
             f"{best.operations_per_second / 1e9:.0f} GFLOP/s measured in this run",
             "transformers has no prefix cache for this architecture: its cached prompt is computed",
@@ -189,6 +201,11 @@ def result(
         machine=machine,
         measured=report.now(),
     )
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    """Returns the median ratio of what was measured one after the other."""
+    return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def _cell(values: list[float]) -> str:

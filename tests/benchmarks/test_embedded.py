@@ -1,0 +1,89 @@
+"""The comparison on made-up players, and both real ones on a tiny checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import embedded, report
+from benchmarks.checkpoints import SMALL, TINY, ensure
+from benchmarks.contenders import CONTENDERS, Contender, Timeline
+from benchmarks.embedded import CACHED, COLD, MANY, OWN, PEER, PREFILL, SINGLE
+from benchmarks.limits import Limits
+from benchmarks.worker import Worker, WorkerError
+
+
+class Steady:
+    """Gives a token a `pace`, the first after `pace` for each prompt token."""
+
+    def __init__(self, pace: float, wrong_after: int = 10**9) -> None:
+        self.peak_bytes = 10**9
+        self.pace = pace
+        self.wrong_after = wrong_after
+        self.seen: list[list[int]] = []
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
+        cached = 0.01 if prompts[0] in self.seen else 1.0
+        self.seen.extend(prompts)
+        first = self.pace * len(prompts[0]) * cached
+        times = [first + self.pace * at for at in range(max_tokens)]
+        tokens = [at if at < self.wrong_after else -1 for at in range(max_tokens)]
+        return Timeline([tokens for _ in prompts], [times for _ in prompts])
+
+
+def test_figures_ratios_and_goals_follow_from_the_timelines() -> None:
+    players = {OWN: Steady(0.001), PEER: Steady(0.004, wrong_after=20)}
+    measured, agreed = embedded.compare(SMALL, 3, players)
+    assert {figure: len(values) for figure, values in measured[OWN].items()} == dict.fromkeys(
+        (SINGLE, MANY, PREFILL, COLD, CACHED), 3
+    )
+    assert measured[OWN][SINGLE] == pytest.approx([1000.0] * 3)
+    assert measured[OWN][MANY] == pytest.approx([16_000.0] * 3)
+    assert measured[PEER][PREFILL] == pytest.approx([250.0] * 3)
+    assert measured[OWN][COLD] == pytest.approx([4096.0] * 3)
+    assert measured[OWN][CACHED] == pytest.approx([40.96] * 3)
+    assert agreed == [20] * 17 * 4
+    found = embedded.result(
+        SMALL, measured, agreed, dict.fromkeys(players, 10**9), report.machine(), Limits(44e9, 8e11)
+    )
+    assert [round(goal.value, 3) for goal in found.goals] == [4.0, 4.0, 4.0, 100.0]
+    assert [goal.met for goal in found.goals] == [True, True, False, True]
+    assert any("68 of 68 streams agree in the first 16, 0 in all" in note for note in found.notes)
+
+
+def test_a_rate_counts_from_when_every_stream_runs() -> None:
+    timeline = Timeline([[1, 2, 3], [1, 2, 3]], [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]])
+    assert timeline.first_token_seconds == 2.0
+    assert timeline.decode_tokens_per_second == pytest.approx(3 / 2.0)
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_a_contender_gives_what_it_is_asked_for(name: str, tmp_path: Path) -> None:
+    contender: Contender = CONTENDERS[name]()
+    contender.load(ensure(TINY, tmp_path))
+    prompts = [list(range(start, start + 40)) for start in (0, 100, 200)]
+    found = contender.generate(prompts, 6)
+    contender.close()
+    assert [len(tokens) for tokens in found.tokens] == [6, 6, 6]
+    for times in found.seconds:
+        assert len(times) == 6
+        assert times == sorted(times)
+
+
+def test_a_worker_answers_from_a_process_of_its_own(tmp_path: Path) -> None:
+    checkpoint = ensure(TINY, tmp_path)
+    prompts = [[5, 6, 7], [8, 9]]
+    with Worker("embedded", checkpoint, threads=1, logs=tmp_path) as worker:
+        first = worker.generate(prompts, 4)
+        assert worker.generate(prompts, 4).tokens == first.tokens
+        assert worker.peak_bytes > 50e6
+    here = CONTENDERS["embedded"]()
+    here.load(checkpoint)
+    assert here.generate(prompts, 4).tokens == first.tokens
+    here.close()
+
+
+def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"config\.json is missing"):
+        Worker("embedded", tmp_path, threads=1, logs=tmp_path)
