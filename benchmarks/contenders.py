@@ -11,33 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
+from benchmarks.timeline import Timeline
 
 # No engine may stop before it has made all the tokens that are timed.
 NEVER_STOPS = -1
 BATCH = 16
 CHUNK_TOKENS = 512
 CACHE_TOKENS = 32_768
-
-
-class Timeline(msgspec.Struct, frozen=True):
-    """The tokens of each prompt and when each came, in seconds from when all were submitted."""
-
-    tokens: list[list[int]]
-    seconds: list[list[float]]
-
-    @property
-    def first_token_seconds(self) -> float:
-        """When the last of the streams got its first token."""
-        return max(times[0] for times in self.seconds)
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """The rate of all streams together, from when each of them has its first token."""
-        start = self.first_token_seconds
-        end = max(times[-1] for times in self.seconds)
-        count = sum(at > start for times in self.seconds for at in times)
-        return count / (end - start)
 
 
 class Contender(Protocol):
@@ -61,7 +41,6 @@ class Embedded:
 
     def __init__(self) -> None:
         self._runtime: Any = None
-        self._next_id = 0
 
     def load(self, checkpoint: Path) -> None:
         """Loads in bfloat16."""
@@ -73,23 +52,9 @@ class Embedded:
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
         """Steps until every sequence has finished."""
-        from benchmarks.runtime import greedy
+        from benchmarks.runtime import run
 
-        start = time.perf_counter()
-        first = self._next_id
-        self._next_id += len(prompts)
-        for index, prompt in enumerate(prompts):
-            self._runtime.submit(greedy(first + index, prompt, max_tokens))
-        timeline = Timeline([[] for _ in prompts], [[] for _ in prompts])
-        while self._runtime.busy:
-            step = self._runtime.step()
-            now = time.perf_counter() - start
-            for output in step.outputs if step is not None else ():
-                if output.fault is not None:
-                    raise RuntimeError(output.fault.message)
-                timeline.tokens[output.id - first].extend(output.tokens)
-                timeline.seconds[output.id - first].extend([now] * len(output.tokens))
-        return timeline
+        return run(self._runtime, prompts, max_tokens)
 
     def close(self) -> None:
         """Frees the runtime."""

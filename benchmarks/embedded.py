@@ -19,7 +19,8 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks import limits, report
 from benchmarks.checkpoints import SMALL, Shape, ensure
-from benchmarks.contenders import BATCH, Timeline
+from benchmarks.contenders import BATCH
+from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker
 
 THREADS = 2

@@ -24,21 +24,20 @@ class Limits:
     operations_per_second: float
 
 
-def measure(device: torch.device, seconds: float = 1.0) -> Limits:
+def measure(
+    device: torch.device, *, seconds: float = 1.0, megabytes: int = 256, side: int = 2048
+) -> Limits:
     """Returns the limits of a device with the threads that torch has now.
 
-    Bandwidth: a matrix-vector product that reads 256 MiB (1 GiB on a GPU). Operations: a square
-    product of 2,048 (8,192 on a GPU). Each is repeated for half of `seconds`.
+    Bandwidth: the better of a copy and a matrix-vector product over `megabytes`, which must be
+    well beyond the caches. Operations: a square product of `side`. `seconds` are spent in all.
     """
-    gpu = device.type == "cuda"
-    rows = (1 << 18) if gpu else (1 << 16)
-    side = 8192 if gpu else 2048
-    weights = torch.ones(rows, 2048, dtype=torch.bfloat16, device=device)
+    weights = torch.ones(megabytes << 8, 2048, dtype=torch.bfloat16, device=device)
     vector = torch.ones(1, 2048, dtype=torch.bfloat16, device=device)
     square = torch.ones(side, side, dtype=torch.bfloat16, device=device)
-    # A copy reads and writes; where it is quicker than the product it is nearer to the limit.
     target = torch.empty_like(weights)
     read = _best(lambda: F.linear(vector, weights), device, seconds / 4)
+    # A copy reads and writes.
     copied = _best(lambda: target.copy_(weights), device, seconds / 4)
     multiplied = _best(lambda: square @ square, device, seconds / 2)
     return Limits(

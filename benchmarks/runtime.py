@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.timeline import Timeline
 from serving.engine import KvCache, Limits
 from serving.job import Sampling
 from serving.runtime.embedded.runtime import EmbeddedRuntime
@@ -44,3 +46,28 @@ def greedy(sequence_id: int, prompt: list[int], max_tokens: int) -> Generate:
     """Returns the request for exactly `max_tokens` greedy tokens."""
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
     return Generate(sequence_id, prompt, sampling)
+
+
+def run(
+    runtime: EmbeddedRuntime,
+    prompts: Sequence[list[int]],
+    max_tokens: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timeline:
+    """Submits all prompts to an idle runtime at once and steps until the last has its tokens.
+
+    Raises RuntimeError when a sequence fails.
+    """
+    timeline = Timeline([[] for _ in prompts], [[] for _ in prompts])
+    start = clock()
+    for index, prompt in enumerate(prompts):
+        runtime.submit(greedy(index, prompt, max_tokens))
+    while runtime.busy:
+        step = runtime.step()
+        now = clock() - start
+        for output in step.outputs if step is not None else ():
+            if output.fault is not None:
+                raise RuntimeError(output.fault.message)
+            timeline.tokens[output.id].extend(output.tokens)
+            timeline.seconds[output.id].extend([now] * len(output.tokens))
+    return timeline

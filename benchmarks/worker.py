@@ -17,8 +17,9 @@ from typing import Self
 
 import msgspec
 
-from benchmarks.contenders import CONTENDERS, Timeline
+from benchmarks.contenders import CONTENDERS
 from benchmarks.report import STATE
+from benchmarks.timeline import Timeline
 
 LOGS = STATE / "logs"
 

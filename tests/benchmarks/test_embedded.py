@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks import embedded, report
 from benchmarks.checkpoints import SMALL, TINY, ensure
-from benchmarks.contenders import CONTENDERS, Contender, Timeline
+from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.embedded import CACHED, COLD, MANY, OWN, PEER, PREFILL, SINGLE
 from benchmarks.limits import Limits
+from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker, WorkerError
 
 

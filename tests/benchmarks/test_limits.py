@@ -40,6 +40,6 @@ def test_a_prompt_is_bound_by_its_multiplications() -> None:
 
 
 def test_the_machine_is_measured() -> None:
-    found = limits.measure(torch.device("cpu"), seconds=0.01)
+    found = limits.measure(torch.device("cpu"), seconds=0.01, megabytes=16, side=256)
     assert 1e8 < found.bytes_per_second < 1e13
     assert 1e8 < found.operations_per_second < 1e16
