@@ -45,26 +45,35 @@ class Header(NamedTuple):
     oddities: tuple[str, ...]
 
 
-_CHANNEL_NAME: Final = re.compile(r"\s*(analysis|commentary|final)(?![a-z0-9])", re.IGNORECASE)
-_CHANNEL_START: Final = re.compile(r"\s*(analysis|commentary|final)(?=to=)", re.IGNORECASE)
-_ASSISTANT: Final = re.compile(r"\s*assistant(?![a-z])|\s*assistant(?=analysis|commentary|final)")
+_CHANNELS: Final = "analysis|commentary|final"
+_ASSISTANT: Final = re.compile(rf"\s*assistant(?:({_CHANNELS})|(?![a-z]))")
 _ROLE: Final = re.compile(r"\s*([A-Za-z][\w.\-]*)(?=\s*$|\s+to=)")
+_ROLES: Final = frozenset(("user", "system", "developer", "tool"))
+_CHANNEL_NAME: Final = re.compile(rf"\s*({_CHANNELS})(?:(?![a-z0-9])|(?=to=))", re.IGNORECASE)
 _RECIPIENT: Final = re.compile(r"(?<![^\W_])to=\s*(\S*)")
-_CONTENT_TYPE: Final = re.compile(r"\s*(json|code|text)(?![a-z])")
-_NAME: Final = re.compile(r"[\w.\-]*")
 _NOBODY: Final = frozenset(("", "all", "assistant", "user"))
 """Recipients that are not tools."""
+_CONTENT_TYPE: Final = re.compile(r"\s*(?:json|code|text)(?![a-z])")
+_NAME: Final = re.compile(r"[\w.\-]*")
+
+# In a header that no <|message|> has ended, text may have begun: only what stands at the beginning
+# and cannot be text is taken for a part of the header.
+_FIRST_RECIPIENT: Final = re.compile(r"\s*to=\s*([\w.\-]*)")
+_JSON_BEFORE_VALUE: Final = re.compile(r"\s*json(?=\s*[{\[])")
 
 
-def read(sections: Sequence[Section], tools: frozenset[str], *, role_expected: bool) -> Header:
+def read(
+    sections: Sequence[Section], tools: frozenset[str], *, role_expected: bool, complete: bool
+) -> Header:
     """Returns the meaning of a header whose sections are given, the role first.
 
     `tools` are the names of the offered functions: `functions.NAME` or `NAME` calls one, on any
     channel. A message to a tool that was not offered is reasoning on the analysis channel, where
     the built-in tools live, and content elsewhere. `role_expected` is False for the header that
-    the prompt has begun: its role is already there.
+    the prompt has begun: its role is already there. `complete` says whether `<|message|>` ended
+    the header; without it, `rest` is kept whole rather than read as a header at any price.
     """
-    reader = _Reader(tools)
+    reader = _Reader(tools, complete)
     for section in sections:
         if section.marker == CHANNEL:
             reader.channel_section(section.text)
@@ -95,8 +104,9 @@ def resolve(recipient: str, tools: frozenset[str]) -> tuple[str | None, bool]:
 class _Reader:
     """Collects what the sections of one header say."""
 
-    def __init__(self, tools: frozenset[str]) -> None:
+    def __init__(self, tools: frozenset[str], complete: bool) -> None:
         self._tools = tools
+        self._complete = complete
         self._channel: str | None = None
         self._channel_sections = 0
         self._recipient: str | None = None
@@ -106,27 +116,30 @@ class _Reader:
     def role_section(self, text: str, role_expected: bool) -> None:
         found = _ASSISTANT.match(text)
         if found:
+            # `<|start|>assistantfinal<|message|>`: the channel's name without its token.
+            self._channel = found.group(1)
             text = text[found.end() :]
         elif role_expected:
-            text = self._other_role(text)
-        text = self._take_recipient(text)
+            text = self._without_other_role(text)
+        text = self._without_recipient(text)
         found = _CHANNEL_NAME.match(text)
         if found and not text[found.end() :].strip():
-            # `<|start|>assistantfinal<|message|>`: the name without its token.
-            self._channel = found.group(1).lower()
+            self._channel = self._channel or found.group(1).lower()
             return
-        self._leave(text if self._recipient is None else _without_type(text))
+        self._leave(text if self._recipient is None else self._without_type(text))
 
     def channel_section(self, text: str) -> None:
         self._channel_sections += 1
-        found = _CHANNEL_NAME.match(text) or _CHANNEL_START.match(text)
+        found = _CHANNEL_NAME.match(text)
         if found:
             self._channel = self._channel or found.group(1).lower()
             text = text[found.end() :]
-        self._leave(_without_type(self._take_recipient(text)))
+        self._leave(self._without_type(self._without_recipient(text)))
 
     def type_section(self, text: str) -> None:
-        self._leave(_without_type(self._take_recipient(text)))
+        text = self._without_recipient(text)
+        found = _CONTENT_TYPE.match(text)
+        self._leave(text[found.end() :] if found else text)
 
     def header(self) -> Header:
         tool = self._tool()
@@ -141,12 +154,14 @@ class _Reader:
             kind = Kind.REASONING if self._channel == "analysis" else Kind.CONTENT
         return Header(kind, tool, rest, tuple(self._oddities))
 
-    def _other_role(self, text: str) -> str:
+    def _without_other_role(self, text: str) -> str:
         """Takes a role that is not the assistant's off `text`, unless it is a tool to call."""
         found = _ROLE.match(text)
         if not found:
             return text
         role = found.group(1)
+        if not self._complete and role not in _ROLES and not role.startswith("functions."):
+            return text
         addressed = _RECIPIENT.search(text, found.end())
         if addressed is None and resolve(role, self._tools)[0] is not None:
             return text
@@ -155,9 +170,9 @@ class _Reader:
         self._oddities.append("unexpected_role")
         return text[found.end() :]
 
-    def _take_recipient(self, text: str) -> str:
+    def _without_recipient(self, text: str) -> str:
         """Returns `text` without `to=NAME`, which is kept; the first that names a tool counts."""
-        found = _RECIPIENT.search(text)
+        found = _RECIPIENT.search(text) if self._complete else _FIRST_RECIPIENT.match(text)
         if not found:
             return text
         name = found.group(1)
@@ -168,12 +183,17 @@ class _Reader:
                 self._recipient = name
         return text[: found.start()] + text[found.end() :]
 
+    def _without_type(self, text: str) -> str:
+        """Returns `text` without the content type that it begins with, if it does."""
+        found = (_CONTENT_TYPE if self._complete else _JSON_BEFORE_VALUE).match(text)
+        return text[found.end() :] if found else text
+
     def _leave(self, text: str) -> None:
         """Keeps what is left of a section: a bare recipient, or text that is no header."""
         word = text.strip()
         if not word:
             return
-        if self._recipient is None and resolve(word, self._tools)[0] is not None:
+        if self._complete and self._recipient is None and resolve(word, self._tools)[0] is not None:
             self._recipient = word
             return
         self._rest.append(text)
@@ -187,9 +207,3 @@ class _Reader:
         elif not clean:
             self._oddities.append("tool_name")
         return tool
-
-
-def _without_type(text: str) -> str:
-    """Returns `text` without the content type that it begins with, if it does."""
-    found = _CONTENT_TYPE.match(text)
-    return text[found.end() :] if found else text

@@ -47,7 +47,10 @@ RECOVERIES: Final = (
 )
 """Every way in which a stream can be mended: the values of a metric's label."""
 
-_HEADER_WORDS: Final = ("assistant", "analysis", "commentary", "final", "json", "to=", "functions.")
+_HEADER_WORDS: Final = (
+    *("assistant", "analysis", "commentary", "final"),
+    *("to=", "functions.", "json", "code", "text"),
+)
 _ENDS: Final = frozenset((END, RETURN, CALL, END_OF_TEXT))
 
 
@@ -190,7 +193,7 @@ class Parser:
         """Opens the body that the header announces."""
         if self._header is None:
             self._count("missing_start")
-        header = self._read_header()
+        header = self._read_header(complete=True)
         if header.rest and "unknown_channel" not in header.oddities:
             self._count("malformed_header")
         self._open_body(header, events)
@@ -199,7 +202,7 @@ class Parser:
         """Opens a body with the text of a header that has grown too long to be one."""
         data = self._header_bytes(self._header or [])[-1][1]
         held = data[codecs.utf_8_decode(data, "replace", False)[1] :]
-        header = self._read_header(cut_bytes=len(held))
+        header = self._read_header(complete=False, cut_bytes=len(held))
         self._count("missing_message")
         self._open_body(header, events)
         if header.rest:
@@ -209,7 +212,7 @@ class Parser:
 
     def _salvage(self, events: list[Event], ended_by: int | None) -> None:
         """Shows what a header that never came to `<|message|>` holds besides a header."""
-        header = self._read_header()
+        header = self._read_header(complete=False)
         text = header.rest
         if ended_by is None and _may_begin_header(text):
             text = ""
@@ -222,13 +225,13 @@ class Parser:
                 self._show(self._first(text), events)
             self._close(events)
 
-    def _read_header(self, cut_bytes: int = 0) -> Header:
+    def _read_header(self, *, complete: bool, cut_bytes: int = 0) -> Header:
         """Returns the meaning of the header so far, `cut_bytes` at its end left out."""
         parts = self._header_bytes(self._header or [])
         if cut_bytes:
             parts[-1] = (parts[-1][0], parts[-1][1][:-cut_bytes])
         sections = [Section(marker, data.decode("utf-8", "replace")) for marker, data in parts]
-        return read(sections, self._tools, role_expected=self._role_expected)
+        return read(sections, self._tools, role_expected=self._role_expected, complete=complete)
 
     def _header_bytes(self, header: list[int]) -> list[tuple[int, bytes]]:
         """Returns the sections of a header as (control token before it, bytes)."""

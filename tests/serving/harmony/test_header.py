@@ -11,9 +11,9 @@ TOOLS = frozenset(("get_weather", "search", "python", "browser.open"))
 MARKERS = {"role": START, "channel": CHANNEL, "type": CONSTRAIN}
 
 
-def header(*sections: tuple[str, str], first: bool = True) -> Header:
+def header(*sections: tuple[str, str], first: bool = True, complete: bool = True) -> Header:
     parts = [Section(MARKERS[name], text) for name, text in sections]
-    return read(parts, TOOLS, role_expected=not first)
+    return read(parts, TOOLS, role_expected=not first, complete=complete)
 
 
 def test_each_channel_has_its_kind() -> None:
@@ -119,10 +119,36 @@ def test_a_tool_in_the_place_of_the_role_is_called() -> None:
     assert (found.kind, found.tool) == (Kind.CALL, "search")
 
 
-def test_text_that_is_no_header_is_the_rest() -> None:
-    assert header(("role", " Hello there, all.\n")).rest == "Hello there, all.\n"
-    assert header(("role", ""), ("channel", "analysis I think")).rest == "I think"
-    assert header(("role", ""), ("channel", "final "), ("type", 'json{"a":1}')).rest == '{"a":1}'
+@pytest.mark.parametrize(
+    ("sections", "kind", "rest"),
+    [
+        ([("role", " Hello there, all.\n")], Kind.CONTENT, "Hello there, all.\n"),
+        ([("role", "search")], Kind.CONTENT, "search"),
+        ([("role", "Set to=search and go")], Kind.CONTENT, "Set to=search and go"),
+        ([("role", "assistantanalysis Hm.")], Kind.REASONING, "Hm."),
+        ([("role", ""), ("channel", "analysis I think")], Kind.REASONING, "I think"),
+        ([("role", ""), ("channel", "final text is here")], Kind.CONTENT, "text is here"),
+        ([("role", ""), ("channel", "final json [1]")], Kind.CONTENT, "[1]"),
+        ([("role", ""), ("channel", "final "), ("type", 'json{"a":1}')], Kind.CONTENT, '{"a":1}'),
+        ([("role", ""), ("channel", "Hello there")], Kind.CONTENT, "Hello there"),
+        ([("role", " to=functions.search{}"), ("channel", "commentary")], Kind.CALL, "{}"),
+        (
+            [("role", ""), ("channel", 'commentary to=functions.search {"q":"to=x"}')],
+            Kind.CALL,
+            '{"q":"to=x"}',
+        ),
+    ],
+)
+def test_text_in_a_header_that_did_not_end_is_kept(
+    sections: list[tuple[str, str]], kind: Kind, rest: str
+) -> None:
+    found = header(*sections, complete=False)
+    assert (found.kind, found.rest) == (kind, rest)
+
+
+@pytest.mark.parametrize(("text", "rest"), [("Hello", "Hello"), ("user", ""), ("functions.x", "")])
+def test_only_a_role_is_taken_for_one_in_a_header_that_did_not_end(text: str, rest: str) -> None:
+    assert header(("role", text), first=False, complete=False).rest == rest
 
 
 @pytest.mark.parametrize(
