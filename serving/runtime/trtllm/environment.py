@@ -1,0 +1,56 @@
+"""The environment that TensorRT-LLM and its workers read, set before it is imported.
+
+Variable names as in tensorrt_llm/_bootstrap.py (pull request 18897, which sets the same ones from
+TRTLLM_CACHE_DIR where it is merged) and tensorrt_llm/usage/usage_lib.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+CACHE_DIRECTORY = "cache"
+
+_AUTOTUNER = "TLLM_AUTOTUNER_CACHE_PATH"
+
+_CACHES = {
+    _AUTOTUNER: "autotuner/cache.json",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "CUTE_DSL_CACHE_DIR": "cute_dsl",
+    "DG_JIT_CACHE_DIR": "deep_gemm",
+    "TRTLLM_DG_CACHE_DIR": "trtllm_deep_gemm",
+    "CUDA_CACHE_PATH": "cuda",
+}
+"""Where each kind of tuned or compiled code is kept, below the engine's cache directory."""
+
+
+def variables(directory: Path) -> dict[str, str]:
+    """Returns the variables for an engine directory.
+
+    Without a cache directory that can be written, the libraries' own defaults stay: a start then
+    tunes and compiles again.
+    """
+    chosen = {"TRTLLM_NO_USAGE_STATS": "1"}
+    cache = directory / CACHE_DIRECTORY
+    if cache.is_dir() and os.access(cache, os.W_OK):
+        chosen |= {name: str(cache.resolve() / path) for name, path in _CACHES.items()}
+    return chosen
+
+
+def prepare(directory: Path, environment: MutableMapping[str, str]) -> dict[str, str]:
+    """Adds the variables to `environment`; what is set already stays. Returns those that hold.
+
+    Workers that MPI starts get only TLLM* and TRTLLM* from TensorRT-LLM itself, so the result goes
+    into the LLM argument `env_overrides` too.
+    """
+    wanted = variables(directory)
+    for name, value in wanted.items():
+        environment.setdefault(name, value)
+    autotuner = wanted.get(_AUTOTUNER)
+    if autotuner is not None and environment[_AUTOTUNER] == autotuner:
+        Path(autotuner).parent.mkdir(exist_ok=True)  # It writes a file and makes no directory.
+    return {name: environment[name] for name in wanted}
