@@ -54,7 +54,7 @@ RUNTIMES: dict[RuntimeName, str] = {
 MAX_FAILED_STEPS = 3
 """Steps in a row that may fail for lack of memory before the engine is given up."""
 
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
