@@ -66,7 +66,7 @@ def main() -> None:
     """Measures, prints and keeps the result. Raises RuntimeError when the two do not agree."""
     machine = report.machine()
     with theirs_loaded() as encoding:
-        vocabulary = Vocabulary.load(RANKS, memo_tokens=0)
+        vocabulary = Vocabulary.load(RANKS, memo_bytes=0)
         rows: list[tuple[str, ...]] = []
         raw: Times = {}
         ratio = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from array import array
 from collections import OrderedDict
@@ -11,14 +12,14 @@ MIN_CHARACTERS = 64
 
 
 class Memo:
-    """Text -> token ids, at most `max_tokens` ids in all; the text used longest ago goes first.
+    """Text -> token ids, at most `max_bytes` in all; the text used longest ago goes first.
 
-    A text costs its own characters and four bytes a token. Threads may share one.
+    A text costs its own memory and four bytes a token. Threads may share one.
     """
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
-        self._held_tokens = 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
         self._entries: OrderedDict[str, array[int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -35,16 +36,23 @@ class Memo:
 
     def put(self, text: str, ids: list[int]) -> None:
         """Remembers `ids` for `text`, unless the text is short or has no room at all."""
-        if len(text) < MIN_CHARACTERS or len(ids) > self._max_tokens:
+        if len(text) < MIN_CHARACTERS:
+            return
+        entry = array("I", ids)
+        cost = _cost_bytes(text, entry)
+        if cost > self._max_bytes:
             return
         with self._lock:
             if text in self._entries:
                 return
-            self._entries[text] = array("I", ids)
-            self._held_tokens += len(ids)
-            while self._held_tokens > self._max_tokens:
-                _, oldest = self._entries.popitem(last=False)
-                self._held_tokens -= len(oldest)
+            self._entries[text] = entry
+            self._held_bytes += cost
+            while self._held_bytes > self._max_bytes:
+                self._held_bytes -= _cost_bytes(*self._entries.popitem(last=False))
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _cost_bytes(text: str, ids: array[int]) -> int:
+    return sys.getsizeof(text) + len(ids) * ids.itemsize

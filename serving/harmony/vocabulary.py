@@ -83,10 +83,10 @@ class Vocabulary:
 
     size: Final = SIZE
 
-    def __init__(self, ranks: dict[bytes, int], memo_tokens: int) -> None:
+    def __init__(self, ranks: dict[bytes, int], memo_bytes: int) -> None:
         """Takes over `ranks` (bytes -> id, in the order of ids) and empties it.
 
-        `memo_tokens` bounds the token ids that `encode` remembers for texts it has seen.
+        `memo_bytes` bounds what `encode` remembers of texts that it has seen.
         """
         # No special tokens are given to the encoder, so that none can come out of it.
         self._encoding = tiktoken.Encoding(
@@ -97,16 +97,16 @@ class Vocabulary:
         self.texts.extend([None] * (SIZE - len(ranks)))
         # The encoder has its own copy; the wrapper would keep 25 MB of ours alive.
         ranks.clear()
-        self._memo = Memo(memo_tokens)
+        self._memo = Memo(memo_bytes)
         self._phrases: dict[str, tuple[int, ...]] = {}
 
     @classmethod
-    def load(cls, path: Path, *, memo_tokens: int = 1 << 20) -> Vocabulary:
+    def load(cls, path: Path, *, memo_bytes: int = 32 << 20) -> Vocabulary:
         """Returns the vocabulary whose ranks are in the xz file `path`.
 
         Raises VocabularyError for a file that is missing, damaged, or not o200k_base.
         """
-        return cls(_read_ranks(path), memo_tokens)
+        return cls(_read_ranks(path), memo_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, all below ORDINARY_TOKENS: `<|end|>` in a text is text.

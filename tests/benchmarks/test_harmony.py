@@ -19,7 +19,7 @@ def encoding() -> Iterator[library.HarmonyEncoding]:
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return Vocabulary.load(harmony.RANKS, memo_tokens=0)
+    return Vocabulary.load(harmony.RANKS, memo_bytes=0)
 
 
 def test_both_sides_render_the_same_prompt(

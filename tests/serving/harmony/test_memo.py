@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from serving.harmony.memo import MIN_CHARACTERS, Memo
+
+COST = sys.getsizeof("a" * MIN_CHARACTERS)
+"""Bytes of each text here, without its ids."""
 
 
 def text(letter: str) -> str:
@@ -10,7 +15,7 @@ def text(letter: str) -> str:
 
 
 def test_ids_come_back_in_a_new_list() -> None:
-    memo = Memo(10)
+    memo = Memo(1000)
     memo.put(text("a"), [1, 2])
     found = memo.get(text("a"))
     assert found == [1, 2]
@@ -18,14 +23,14 @@ def test_ids_come_back_in_a_new_list() -> None:
 
 
 def test_a_short_text_is_not_kept() -> None:
-    memo = Memo(10)
+    memo = Memo(1000)
     memo.put("short", [1])
     assert memo.get("short") is None
     assert len(memo) == 0
 
 
 def test_the_text_used_longest_ago_makes_room() -> None:
-    memo = Memo(4)
+    memo = Memo(2 * COST + 16)
     memo.put(text("a"), [1, 1])
     memo.put(text("b"), [2, 2])
     assert memo.get(text("a")) is not None
@@ -36,7 +41,7 @@ def test_the_text_used_longest_ago_makes_room() -> None:
 
 
 def test_a_text_larger_than_the_memo_displaces_nothing() -> None:
-    memo = Memo(2)
+    memo = Memo(COST + 8)
     memo.put(text("a"), [1, 1])
     memo.put(text("b"), [1, 2, 3])
     assert memo.get(text("b")) is None
@@ -44,7 +49,7 @@ def test_a_text_larger_than_the_memo_displaces_nothing() -> None:
 
 
 def test_a_text_is_counted_once() -> None:
-    memo = Memo(3)
+    memo = Memo(2 * COST + 12)
     memo.put(text("a"), [1, 1])
     memo.put(text("a"), [1, 1])
     memo.put(text("b"), [2])

@@ -111,7 +111,7 @@ def test_endless_white_space_is_encoded_in_parts(vocabulary: Vocabulary) -> None
 
 
 def test_a_remembered_text_gives_equal_ids_in_a_new_list(ranks_path: Path) -> None:
-    vocabulary = Vocabulary.load(ranks_path, memo_tokens=1000)
+    vocabulary = Vocabulary.load(ranks_path, memo_bytes=10_000)
     text = "remember me " * 20
     first = vocabulary.encode(text)
     first_copy = list(first)
