@@ -8,6 +8,8 @@ from collections.abc import Sequence
 class StopScanner:
     """Cuts a text at the first of its stop strings, wherever the pieces break.
 
+    The first is the one that is complete first, as if the text came character by character; of two
+    that are complete at once, the longer. So the answer does not depend on how it was streamed.
     What could be the beginning of a stop string is held back until more text decides. The text
     that was given out and `flush()` together are the text up to the match, or all of it.
     """
@@ -21,11 +23,11 @@ class StopScanner:
     def feed(self, piece: str) -> str:
         """Returns the text that is certain after `piece`; sets `matched` when a stop was found."""
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.matched = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = self._open_suffix(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

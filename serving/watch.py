@@ -40,7 +40,7 @@ class Watch:
         self._error: ServingError | None = None
         self._loop = asyncio.get_running_loop()
         now = clock()
-        self._timer = self._loop.call_later(self._delay(now, now), self._look)
+        self._timer = self._loop.call_later(self._next_look(now, now), self._look)
 
     async def receive(self, stream: SequenceStream) -> list[tuple[int, Output]]:
         """Returns what `stream.receive` does. Raises ServingError (DEADLINE) when too late."""
@@ -72,17 +72,20 @@ class Watch:
         """Finds whether a deadline has passed, or when to look again."""
         now = self._clock()
         since = now if self._waiting_since is None else self._waiting_since
-        delay = self._delay(now, since)
-        if delay > 0:
-            self._timer = self._loop.call_later(delay, self._look)
+        if now < min(self._due, since + self._limit_seconds):
+            self._timer = self._loop.call_later(self._next_look(now, since), self._look)
             return
         self._error = ServingError(ErrorKind.DEADLINE, self._reason(now))
         if self._waiting_since is not None:
             self._task.cancel()
 
-    def _delay(self, now: float, since: float) -> float:
-        """Returns the seconds to the next deadline."""
-        return min(self._due, since + self._limit_seconds) - now
+    def _next_look(self, now: float, since: float) -> float:
+        """Returns the seconds to the next deadline that can come, as things stand.
+
+        Never more than `stall_seconds`, which begins to count when the first output has come.
+        """
+        next_deadline = min(self._due, since + self._limit_seconds)
+        return max(0.0, min(next_deadline - now, self._stall_seconds))
 
     def _reason(self, now: float) -> str:
         if now >= self._due:
