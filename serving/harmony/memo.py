@@ -38,21 +38,21 @@ class Memo:
         """Remembers `ids` for `text`, unless the text is short or has no room at all."""
         if len(text) < MIN_CHARACTERS:
             return
-        entry = array("I", ids)
-        cost = _cost_bytes(text, entry)
+        cost = _cost_bytes(text, len(ids))
         if cost > self._max_bytes:
             return
         with self._lock:
             if text in self._entries:
                 return
-            self._entries[text] = entry
+            self._entries[text] = array("I", ids)
             self._held_bytes += cost
             while self._held_bytes > self._max_bytes:
-                self._held_bytes -= _cost_bytes(*self._entries.popitem(last=False))
+                oldest, its_ids = self._entries.popitem(last=False)
+                self._held_bytes -= _cost_bytes(oldest, len(its_ids))
 
     def __len__(self) -> int:
         return len(self._entries)
 
 
-def _cost_bytes(text: str, ids: array[int]) -> int:
-    return sys.getsizeof(text) + len(ids) * ids.itemsize
+def _cost_bytes(text: str, tokens: int) -> int:
+    return sys.getsizeof(text) + 4 * tokens

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.events import Content, Event, Reasoning, ToolCallArguments, ToolCallStart
 from serving.harmony.parse import SEPARATOR, Parser
 from serving.harmony.vocabulary import ORDINARY_TOKENS, SIZE, Vocabulary
 from tests.serving.harmony.oracle import CONTROL, Message, Oracle, tokenize
+from tests.serving.harmony.properties import PROPERTY
 from tests.serving.harmony.streams import TOOLS, merged, parse
 
 WORDS = st.sampled_from(
@@ -62,13 +63,13 @@ def check_every_split(tokens: list[int], vocabulary: Vocabulary) -> None:
     assert parser.tool_calls == reference.tool_calls
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(markup=STREAMS)
 def test_a_stream_means_the_same_wherever_it_is_cut(vocabulary: Vocabulary, markup: str) -> None:
     check_every_split(tokenize(markup, vocabulary), vocabulary)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(tokens=ANY_IDS)
 def test_any_ids_are_accepted_and_mean_the_same_wherever_they_are_cut(
     vocabulary: Vocabulary, tokens: list[int]
@@ -76,7 +77,7 @@ def test_any_ids_are_accepted_and_mean_the_same_wherever_they_are_cut(
     check_every_split(tokens, vocabulary)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(tokens=ANY_IDS)
 def test_events_are_whole_unicode_and_in_order(vocabulary: Vocabulary, tokens: list[int]) -> None:
     parser = Parser(vocabulary, TOOLS)
@@ -96,7 +97,7 @@ def test_events_are_whole_unicode_and_in_order(vocabulary: Vocabulary, tokens: l
     assert 0 <= parser.reasoning_tokens <= len(tokens)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(tokens=st.lists(st.integers(0, ORDINARY_TOKENS - 1) | st.integers(0, 255), max_size=60))
 def test_a_body_keeps_every_byte(vocabulary: Vocabulary, tokens: list[int]) -> None:
     for header in ("analysis", "final", "commentary to=functions.search"):
@@ -106,7 +107,7 @@ def test_a_body_keeps_every_byte(vocabulary: Vocabulary, tokens: list[int]) -> N
         assert parser.reasoning_tokens == (len(tokens) if header == "analysis" else 0)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(tokens=st.lists(st.integers(0, ORDINARY_TOKENS - 1), max_size=300))
 def test_text_without_any_header_is_kept(vocabulary: Vocabulary, tokens: list[int]) -> None:
     word = vocabulary.encode("Well, then:")
@@ -150,7 +151,7 @@ def meant(messages: list[Message]) -> list[Event]:
     return merged(events)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(
     messages=st.lists(MESSAGES, min_size=1, max_size=5),
     in_role=st.booleans(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.harmony.conversation import (
@@ -18,6 +18,7 @@ from serving.harmony.conversation import (
 )
 from serving.harmony.render import render
 from serving.harmony.vocabulary import ORDINARY_TOKENS, Vocabulary
+from tests.serving.harmony.properties import PROPERTY
 
 NAMES = st.sampled_from(
     [
@@ -87,7 +88,7 @@ CLIENTS = st.builds(
 )
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(client=CLIENTS)
 def test_the_control_tokens_of_a_prompt_depend_on_its_shape_alone(
     vocabulary: Vocabulary, client: Conversation

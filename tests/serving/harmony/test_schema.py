@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.harmony.conversation import Conversation, FunctionTool, System
@@ -14,6 +14,7 @@ from serving.harmony.render import render
 from serving.harmony.schema import MAX_DEPTH, compact_json, tools_section
 from serving.harmony.vocabulary import Vocabulary
 from tests.serving.harmony.oracle import Oracle
+from tests.serving.harmony.properties import PROPERTY
 
 FORMS: dict[str, dict[str, Any] | None] = {
     "no parameters": None,
@@ -297,7 +298,7 @@ def schemas() -> st.SearchStrategy[Any]:
     return st.recursive(st.fixed_dictionaries({}, optional=KEYWORDS) | SCALARS, wider, max_leaves=8)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@PROPERTY
 @given(schema=schemas().filter(lambda schema: isinstance(schema, dict)))
 def test_any_schema_is_rendered_as_the_library_renders_it(
     vocabulary: Vocabulary, oracle: Oracle, schema: dict[str, Any]
@@ -343,6 +344,7 @@ def test_json_is_compact_and_its_numbers_are_those_of_the_library(value: object,
     assert compact_json(value) == text
 
 
+@PROPERTY
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
 def test_a_float_reads_back_as_itself(value: float) -> None:
     assert json.loads(compact_json(value)) == value

@@ -6,7 +6,7 @@ import lzma
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.harmony import vocabulary as module
@@ -21,6 +21,7 @@ from serving.harmony.vocabulary import (
     VocabularyError,
 )
 from tests.serving.harmony.oracle import Oracle
+from tests.serving.harmony.properties import PROPERTY
 
 TEXTS = [
     "",
@@ -48,7 +49,7 @@ def test_a_text_survives_and_encodes_as_the_library_encodes_it(
     assert vocabulary.decode(ids) == text
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(text=st.text(max_size=200))
 def test_any_text_survives_without_a_control_token(vocabulary: Vocabulary, text: str) -> None:
     ids = vocabulary.encode(text)
