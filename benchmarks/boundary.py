@@ -1,52 +1,124 @@
 """What the process boundary costs: CPU time per token on each side, without HTTP and a model.
 
-`python -m benchmarks.boundary` runs 64 streams at one engine step every 2 ms (32,000 tokens per
-second) and then as fast as the two processes go, and prints one line of JSON for each.
+64 streams at one engine step every 2 ms (32,000 tokens per second), and then as fast as the two
+processes go. The engine process plays a script; its own part is in its figure.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 import uvloop
 
 import model_assets
+from benchmarks import report
 from serving.job import Sampling
 from serving.runtime import replay_engine
 from serving.runtime.client import Stream
 from serving.runtime.script import Repeat, Scenario, Script
 from serving.runtime.supervisor import Supervisor
 
+STREAMS = 64
+PACE_SECONDS = 0.002
+TOKENS_EACH = 2500
+REPETITIONS = 3
 PROMPT_TOKENS = 128
+
+PACE_HELD = 0.98
+CLIENT_US = 3.0
+"""Of the 25 microseconds that the API process may spend on a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Cost:
     """One run. CPU times are of the whole process, user and system, in microseconds a token."""
 
-    streams: int
-    pace_seconds: float
     tokens: int
     seconds: float
-    tokens_per_second: float
-    share_of_pace: float | None
-    """Of the rate that the pace allows; None without a pace."""
-    client_us_per_token: float
-    host_us_per_token: float
+    client_us: float
+    host_us: float
     tokens_per_wake: float
     """How many tokens a stream got each time it was woken."""
 
+    @property
+    def tokens_per_second(self) -> float:
+        """The rate over all streams."""
+        return self.tokens / self.seconds
 
-async def measure(
-    directory: Path, *, streams: int, tokens_each: int, pace_seconds: float
-) -> Result:
+
+def main() -> None:
+    """Measures, prints and keeps the result."""
+    machine = report.machine()
+    with tempfile.TemporaryDirectory() as room:
+        directory = Path(room) / "engine"
+        paced, free = [], []
+        for _ in range(REPETITIONS):
+            paced.append(run(directory, pace_seconds=PACE_SECONDS))
+            free.append(run(directory, pace_seconds=0.0))
+    report.publish(result(paced, free, machine))
+
+
+def run(
+    directory: Path,
+    *,
+    pace_seconds: float,
+    streams: int = STREAMS,
+    tokens_each: int = TOKENS_EACH,
+) -> Cost:
+    """Returns the cost of one run on an event loop of its own."""
+    return uvloop.run(
+        measure(directory, streams=streams, tokens_each=tokens_each, pace_seconds=pace_seconds)
+    )
+
+
+def result(paced: list[Cost], free: list[Cost], machine: report.Machine) -> report.Result:
+    """Returns the medians of the repetitions, with the goals for the paced ones."""
+    held = median(cost.tokens_per_second for cost in paced) * PACE_SECONDS / STREAMS
+    client_us = median(cost.client_us for cost in paced)
+    return report.Result(
+        name="boundary",
+        title=f"Process boundary, {STREAMS} streams",
+        columns=("", "tokens/s", "client us/token", "engine process us/token", "tokens/wake"),
+        rows=(row(f"a step every {PACE_SECONDS * 1000:g} ms", paced), row("no pace", free)),
+        goals=(
+            report.Goal(what="share of the pace that is held", value=held, wanted=PACE_HELD),
+            report.Goal(
+                what="CPU of the API process for the boundary, us/token",
+                value=client_us,
+                wanted=CLIENT_US,
+                at_least=False,
+            ),
+        ),
+        notes=(f"medians of {REPETITIONS} runs of {TOKENS_EACH} tokens a stream",),
+        raw={
+            "paced_client_us": [cost.client_us for cost in paced],
+            "paced_host_us": [cost.host_us for cost in paced],
+            "free_client_us": [cost.client_us for cost in free],
+            "free_host_us": [cost.host_us for cost in free],
+        },
+        machine=machine,
+        measured=report.now(),
+    )
+
+
+def row(name: str, costs: list[Cost]) -> tuple[str, ...]:
+    """Returns the medians of some runs as text."""
+    return (
+        name,
+        f"{median(cost.tokens_per_second for cost in costs):,.0f}",
+        f"{median(cost.client_us for cost in costs):.2f}",
+        f"{median(cost.host_us for cost in costs):.2f}",
+        f"{median(cost.tokens_per_wake for cost in costs):.1f}",
+    )
+
+
+async def measure(directory: Path, *, streams: int, tokens_each: int, pace_seconds: float) -> Cost:
     """Returns the cost of `streams` sequences of `tokens_each` tokens, played from `directory`."""
     script = Script(
         scenarios=(Scenario(steps=(Repeat(ids=tuple(range(1000, 1064))),)),),
@@ -72,17 +144,12 @@ async def measure(
     tokens, wakes = sum(one[0] for one in counts), sum(one[1] for one in counts)
     if tokens != streams * tokens_each:
         raise RuntimeError(f"{tokens} tokens arrived, {streams * tokens_each} were generated")
-    rate = tokens / seconds
-    return Result(
-        streams=streams,
-        pace_seconds=pace_seconds,
+    return Cost(
         tokens=tokens,
-        seconds=round(seconds, 3),
-        tokens_per_second=round(rate),
-        share_of_pace=round(rate * pace_seconds / streams, 4) if pace_seconds else None,
-        client_us_per_token=round(client_cpu / tokens * 1e6, 3),
-        host_us_per_token=round(host_cpu / tokens * 1e6, 3),
-        tokens_per_wake=round(tokens / wakes, 2),
+        seconds=seconds,
+        client_us=client_cpu / tokens * 1e6,
+        host_us=host_cpu / tokens * 1e6,
+        tokens_per_wake=tokens / wakes,
     )
 
 
@@ -100,27 +167,6 @@ def cpu_seconds(process: psutil.Process) -> float:
     """Returns the user and system time of a process so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Prints one JSON line for the paced run and one for the unpaced one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=5000, help="for each stream")
-    parser.add_argument("--pace", type=float, default=0.002, help="seconds from step to step")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as directory:
-        for pace_seconds in (options.pace, 0.0):
-            result = uvloop.run(
-                measure(
-                    Path(directory) / "engine",
-                    streams=options.streams,
-                    tokens_each=options.tokens,
-                    pace_seconds=pace_seconds,
-                )
-            )
-            fields = {name: getattr(result, name) for name in Result.__slots__}
-            print(json.dumps({"benchmark": "boundary", **fields}))
 
 
 if __name__ == "__main__":

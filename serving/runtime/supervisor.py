@@ -29,6 +29,9 @@ _CAUSES: dict[int, Cause] = {
     ExitCode.REFUSED: Cause.REFUSED,
     ExitCode.OUT_OF_MEMORY: Cause.OUT_OF_MEMORY,
     ExitCode.FATAL: Cause.FATAL,
+    ExitCode.WORKER_LOST: Cause.WORKER_LOST,
+    ExitCode.COMMUNICATION: Cause.COMMUNICATION,
+    ExitCode.HUNG: Cause.HUNG,
 }
 
 _WAITING = {

@@ -3,10 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,95 +13,19 @@ import pytest
 from serving import engine
 from serving.job import Sampling
 from serving.runtime import script as scripts
-from serving.runtime.channel import Inbox, Outbox
-from serving.runtime.framing import FrameReader, frame
-from serving.runtime.host import MAX_FAILED_STEPS, Host, is_out_of_memory
 from serving.runtime.messages import (
     Abort,
     ExitCode,
     Fatal,
-    FromEngine,
     Generate,
     GetStats,
     Output,
-    Ready,
     Shutdown,
     Stats,
     Step,
-    ToEngine,
 )
 from serving.runtime.script import Scenario, Script, ScriptStep
-
-TIMEOUT_SECONDS = 20.0
-ONE = Sampling(max_tokens=1000)
-
-
-class Parent:
-    """The API process's end of the socket, read and written plainly."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self.end = end
-        end.settimeout(TIMEOUT_SECONDS)
-        self._reader = FrameReader()
-        self._read: list[FromEngine] = []
-
-    def send(self, *messages: ToEngine) -> None:
-        self.end.sendall(b"".join(frame(msgspec.msgpack.encode(one)) for one in messages))
-
-    def read(self) -> FromEngine | None:
-        """Returns the next message, or None at the end."""
-        while not self._read:
-            data = self.end.recv(65536)
-            if not data:
-                return None
-            self._read += [
-                msgspec.msgpack.decode(payload, type=FromEngine)
-                for payload in self._reader.feed(data)
-            ]
-        return self._read.pop(0)
-
-    def outputs(self, sequence_id: int) -> list[Output]:
-        """Returns the outputs of a sequence up to its finish."""
-        found: list[Output] = []
-        while not found or not found[-1].finish:
-            message = self.read()
-            assert isinstance(message, Step), message
-            found += [output for output in message.outputs if output.id == sequence_id]
-        return found
-
-
-class Child(Parent):
-    """A real engine process."""
-
-    def __init__(self, directory: Path) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "serving.runtime.host"),
-                    *("--fd", str(theirs.fileno()), "--engine", str(directory)),
-                ],
-                pass_fds=(theirs.fileno(),),
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        super().__init__(ours)
-
-    def ready(self) -> Ready:
-        message = self.read()
-        assert isinstance(message, Ready), message
-        return message
-
-    def exit_code(self) -> int:
-        return self.process.wait(TIMEOUT_SECONDS)
-
-    def close(self) -> None:
-        self.end.close()
-        self.process.kill()
-        self.process.wait()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
-
+from tests.serving.runtime.parent import ONE, Child
 
 Spawn = Callable[..., Child]
 
@@ -271,131 +191,3 @@ def test_no_memory_for_one_step_costs_the_youngest_sequence_only(spawn: Spawn) -
     assert last.fault.kind == "out_of_memory"
     child.send(GetStats())
     assert isinstance(child.read(), Stats)
-
-
-class Failing:
-    """A runtime whose steps raise what they are given."""
-
-    def __init__(self, errors: list[Exception | None]) -> None:
-        self.errors = errors
-        self.aborted: list[int] = []
-        self.live: list[int] = []
-
-    def ready(self) -> Ready:
-        raise NotImplementedError
-
-    def submit(self, request: Generate) -> None:
-        if request.prompt == [13]:
-            raise KeyError("a secret")
-        if request.prompt == [14]:
-            raise MemoryError
-        self.live.append(request.id)
-
-    def abort(self, sequence_id: int) -> None:
-        self.aborted.append(sequence_id)
-        self.live.remove(sequence_id)
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.live)
-
-    def step(self) -> Step | None:
-        error = self.errors.pop(0)
-        if error is not None:
-            raise error
-        return Step([Output(self.live.pop(), [1], "stop")])
-
-    def stats(self) -> Stats:
-        return Stats()
-
-    def close(self) -> None:
-        self.live.clear()
-
-
-class Table:
-    """A host in this process: the test reads what it sends."""
-
-    def __init__(self, runtime: Failing) -> None:
-        self.ours, theirs = socket.socketpair()
-        self.theirs = theirs
-        self.parent = Parent(self.ours)
-        self.logged: list[str] = []
-        inbox = Inbox(theirs, lambda why: None)
-        for sequence_id in (1, 2, 3, 4):
-            inbox.put(Generate(sequence_id, [1], ONE))
-        self.inbox = inbox
-        self.host = Host(
-            runtime, inbox, Outbox(theirs), lambda event, detail: self.logged.append(event)
-        )
-
-    def close(self) -> None:
-        self.ours.close()
-        self.theirs.close()
-
-
-@pytest.fixture
-def table() -> Iterator[Callable[[list[Exception | None]], tuple[Table, Failing]]]:
-    tables: list[Table] = []
-
-    def make(errors: list[Exception | None]) -> tuple[Table, Failing]:
-        runtime = Failing(errors)
-        tables.append(Table(runtime))
-        return tables[-1], runtime
-
-    yield make
-    for one in tables:
-        one.close()
-
-
-MakeTable = Callable[[list[Exception | None]], tuple[Table, Failing]]
-
-
-def test_steps_that_keep_failing_for_memory_end_the_engine(table: MakeTable) -> None:
-    host, runtime = table([MemoryError() for _ in range(MAX_FAILED_STEPS)])
-    with pytest.raises(MemoryError):
-        host.host.serve()
-    assert runtime.aborted == [4, 3]
-
-
-def test_a_good_step_forgives_the_failed_ones(table: MakeTable) -> None:
-    host, runtime = table([MemoryError(), MemoryError(), None, MemoryError(), None])
-    worker = threading.Thread(target=host.host.serve)
-    worker.start()
-    ends = [host.parent.read() for _ in range(4)]
-    host.inbox.put(Shutdown())
-    worker.join(TIMEOUT_SECONDS)
-    assert not worker.is_alive()
-    faults = [one.outputs[0].fault is not None for one in ends if isinstance(one, Step)]
-    assert faults == [True, True, False, True]
-    assert not runtime.busy
-
-
-def test_an_unknown_error_of_a_step_ends_the_engine(table: MakeTable) -> None:
-    host, _ = table([RuntimeError("CUDA error: an illegal memory access was encountered")])
-    with pytest.raises(RuntimeError, match="illegal memory"):
-        host.host.serve()
-
-
-@pytest.mark.parametrize(("token", "kind"), [(13, "internal"), (14, "out_of_memory")])
-def test_an_error_of_submit_ends_that_sequence_and_tells_nothing(
-    table: MakeTable, token: int, kind: str
-) -> None:
-    host, runtime = table([])
-    host.inbox.drain(wait=False)
-    host.inbox.put(Generate(9, [token], ONE))
-    host.inbox.put(Shutdown())
-    host.host.serve()
-    [output] = host.parent.outputs(9)
-    assert output.fault is not None
-    assert output.fault.kind == kind
-    assert "secret" not in output.fault.message
-    assert runtime.live == []
-
-
-def test_out_of_memory_of_a_gpu_library_is_recognised_by_name() -> None:
-    class OutOfMemoryError(RuntimeError):
-        """As torch has it."""
-
-    assert is_out_of_memory(OutOfMemoryError())
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("out of memory"))

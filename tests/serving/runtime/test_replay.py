@@ -4,80 +4,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-import model_assets
-from serving import engine
-from serving.engine import EngineError, Limits
+from serving.engine import Limits
 from serving.job import Sampling
-from serving.runtime import replay_engine as writer
 from serving.runtime import script as scripts
-from serving.runtime.contract import FatalError
 from serving.runtime.messages import Generate, Output
-from serving.runtime.replay import ReplayRuntime
-from serving.runtime.script import Scenario, Script, ScriptStep
-
-RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
-TEN = scripts.Tokens(ids=tuple(range(10, 20)))
-
-
-class Time:
-    """A clock that moves only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.sleeps: list[float] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.sleeps.append(seconds)
-        self.now += seconds
-
-
-class Bench:
-    """A replay runtime on a table: no process, no real time."""
-
-    def __init__(self, directory: Path, script: Script, limits: Limits = writer.LIMITS) -> None:
-        writer.write(directory, script, ranks=RANKS, limits=limits)
-        self.time = Time()
-        self.runtime = ReplayRuntime.load(directory, clock=self.time.clock, sleep=self.time.sleep)
-        self.outputs: dict[int, list[Output]] = {}
-
-    def submit(self, sequence_id: int, prompt: list[int] | None = None, **sampling: Any) -> None:
-        fields = {"max_tokens": 1000} | sampling
-        self.runtime.submit(Generate(sequence_id, prompt or [1], Sampling(**fields)))
-
-    def step(self, times: int = 1) -> list[Output]:
-        """Runs steps and returns the outputs of the last one."""
-        outputs: list[Output] = []
-        for _ in range(times):
-            step = self.runtime.step()
-            outputs = [] if step is None else step.outputs
-            for output in outputs:
-                self.outputs.setdefault(output.id, []).append(output)
-        return outputs
-
-    def finish(self, limit: int = 10_000) -> None:
-        """Runs until nothing is left to do."""
-        for _ in range(limit):
-            if not self.runtime.busy:
-                return
-            self.step()
-        raise AssertionError("it never ends")
-
-    def tokens(self, sequence_id: int) -> list[int]:
-        return [token for output in self.outputs[sequence_id] for token in output.tokens]
-
-    def end(self, sequence_id: int) -> str:
-        return self.outputs[sequence_id][-1].finish
-
-
-def bench(path: Path, *steps: ScriptStep, limits: Limits = writer.LIMITS, pace: float = 0) -> Bench:
-    return Bench(path, Script(scenarios=(Scenario(steps=steps),), pace_seconds=pace), limits=limits)
+from serving.runtime.script import Scenario, Script
+from tests.serving.runtime.bench import TEN, Bench, bench
 
 
 def test_a_script_is_played_one_token_a_step_and_finishes(tmp_path: Path) -> None:
@@ -181,47 +115,6 @@ def test_garbage_is_outside_the_vocabulary_or_never_changes(tmp_path: Path) -> N
     assert table.tokens(1) == [201_088, 201_088, 0, 0, 0]
 
 
-@pytest.mark.parametrize("kind", ["invalid", "out_of_memory", "internal"])
-def test_a_fault_ends_one_sequence_and_no_other(tmp_path: Path, kind: str) -> None:
-    table = Bench(
-        tmp_path,
-        Script(
-            scenarios=(
-                Scenario(match=(5,), steps=(scripts.Raise(kind=kind),)),  # type: ignore[arg-type]
-                Scenario(steps=(TEN,)),
-            )
-        ),
-    )
-    table.submit(1, [5])
-    table.submit(2, [6])
-    table.finish()
-    fault = table.outputs[1][-1].fault
-    assert table.end(1) == "error"
-    assert fault is not None
-    assert fault.kind == kind
-    assert table.tokens(2) == list(TEN.ids)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "said"),
-    [
-        ([1] * 16, "16 tokens"),
-        ([201_088], "vocabulary"),
-        ([-1], "vocabulary"),
-    ],
-)
-def test_a_prompt_that_cannot_run_is_a_fault(tmp_path: Path, prompt: list[int], said: str) -> None:
-    limits = Limits(max_batch_size=4, max_num_tokens=64, max_seq_len=16)
-    table = bench(tmp_path, TEN, limits=limits)
-    table.submit(1, prompt)
-    assert table.runtime.busy
-    table.finish()
-    fault = table.outputs[1][0].fault
-    assert fault is not None
-    assert fault.kind == "invalid"
-    assert said in fault.message
-
-
 def test_the_sequence_length_limits_prompt_and_output_together(tmp_path: Path) -> None:
     limits = Limits(max_batch_size=4, max_num_tokens=64, max_seq_len=16)
     table = bench(tmp_path, scripts.Repeat(ids=(5,)), limits=limits)
@@ -258,15 +151,6 @@ def test_nothing_follows_an_abort_and_its_place_is_free(tmp_path: Path) -> None:
     assert set(table.outputs) == {1, 3}
 
 
-def test_a_slow_abort_takes_its_time(tmp_path: Path) -> None:
-    table = bench(tmp_path, scripts.SlowAbort(seconds=2.0), scripts.Repeat(ids=(5,)))
-    table.submit(1)
-    table.step()
-    before = table.time.now
-    table.runtime.abort(1)
-    assert table.time.now - before == 2.0
-
-
 def test_the_pace_is_kept_without_drift(tmp_path: Path) -> None:
     table = bench(tmp_path, scripts.Repeat(ids=(5,)), pace=0.002)
     table.submit(1)
@@ -295,66 +179,6 @@ def test_a_slow_pace_never_blocks_the_loop_for_long(tmp_path: Path) -> None:
     table.finish()
     assert max(table.time.sleeps) <= 0.005 + 1e-9
     assert table.time.now == pytest.approx(100.1, abs=0.001)
-
-
-def test_a_delay_holds_back_one_sequence_only(tmp_path: Path) -> None:
-    table = Bench(
-        tmp_path,
-        Script(
-            scenarios=(
-                Scenario(match=(5,), steps=(scripts.Delay(seconds=0.05), TEN)),
-                Scenario(steps=(TEN,)),
-            )
-        ),
-    )
-    table.submit(1, [5])
-    table.submit(2, [6])
-    table.step(10)
-    assert 1 not in table.outputs
-    assert table.end(2) == "stop"
-    table.finish()
-    assert table.time.now >= 100.05
-    assert table.tokens(1) == list(TEN.ids)
-
-
-def test_a_stalled_sequence_stays_until_it_is_aborted(tmp_path: Path) -> None:
-    table = bench(tmp_path, scripts.Tokens(ids=(5,)), scripts.Stall())
-    table.submit(1)
-    table.step(50)
-    assert table.tokens(1) == [5]
-    assert table.runtime.busy
-    assert table.runtime.stats().steps_total == 50
-    table.runtime.abort(1)
-    assert not table.runtime.busy
-
-
-def test_a_frozen_engine_answers_and_makes_no_steps(tmp_path: Path) -> None:
-    table = bench(tmp_path, scripts.Freeze(seconds=0.05), TEN)
-    table.submit(1)
-    table.step(2)
-    steps = table.runtime.stats().steps_total
-    assert steps == 1
-    table.finish()
-    assert table.tokens(1) == list(TEN.ids)
-
-
-def test_an_exhausted_step_changes_nothing(tmp_path: Path) -> None:
-    table = bench(tmp_path, scripts.Exhaust(times=2), TEN)
-    table.submit(1)
-    table.step()
-    for _ in range(2):
-        with pytest.raises(MemoryError):
-            table.step()
-    table.finish()
-    assert table.tokens(1) == list(TEN.ids)
-
-
-def test_a_fatal_step_says_how_the_process_ends(tmp_path: Path) -> None:
-    table = bench(tmp_path, scripts.Fail(message="no more", exit_code=71))
-    table.submit(1)
-    with pytest.raises(FatalError, match="no more") as raised:
-        table.step()
-    assert raised.value.exit_code == 71
 
 
 def test_prompts_are_read_one_after_the_other_at_the_given_rate(tmp_path: Path) -> None:
@@ -419,23 +243,3 @@ def test_counters_add_up(tmp_path: Path) -> None:
 def test_ready_tells_the_limits_of_the_manifest(tmp_path: Path) -> None:
     ready = bench(tmp_path, TEN).runtime.ready()
     assert (ready.runtime, ready.max_batch_size, ready.max_seq_len) == ("replay", 64, 131_072)
-
-
-def test_load_refuses_another_version(tmp_path: Path) -> None:
-    writer.write(tmp_path, Script(scenarios=(Scenario(steps=()),)), ranks=RANKS)
-    manifest = tmp_path / engine.MANIFEST_NAME
-    changed = msgspec.structs.replace(engine.read(tmp_path), runtime_version="0")
-    manifest.write_bytes(engine.encode(changed))
-    with pytest.raises(EngineError, match="runtime_version is 0"):
-        ReplayRuntime.load(tmp_path)
-
-
-def test_load_plays_what_the_script_asks_for(tmp_path: Path) -> None:
-    script = Script(scenarios=(Scenario(steps=()),), load=(scripts.Delay(seconds=3.0),))
-    assert Bench(tmp_path, script).runtime.ready().load_seconds == 3.0
-
-
-def test_load_refuses_when_the_script_says_so(tmp_path: Path) -> None:
-    script = Script(scenarios=(Scenario(steps=()),), load=(scripts.Refuse(message="not here"),))
-    with pytest.raises(EngineError, match="not here"):
-        Bench(tmp_path, script)
