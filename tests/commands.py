@@ -70,7 +70,9 @@ class Served:
 
     def wait_until_ready(self) -> str:
         """Returns the closing line of the start."""
-        return self.wait_for("^Ready: ")
+        line = self.wait_for("^Ready: |^The engine does not start")
+        assert line.startswith("Ready: "), self.output
+        return line
 
     def processes(self) -> list[psutil.Process]:
         """Returns the server's process and all below it: worker and engine."""

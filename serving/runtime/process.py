@@ -19,6 +19,9 @@ from serving.runtime.framing import widen
 ENVIRONMENT = {
     # glibc otherwise keeps a heap a thread, which costs hundreds of megabytes beside torch.
     "MALLOC_ARENA_MAX": "2",
+    # OpenMP's threads otherwise spin at every barrier for milliseconds, on cores that the API and
+    # others need; a barrier within a step takes microseconds.
+    "GOMP_SPINCOUNT": "2000",
 }
 """What the engine process gets unless the environment says otherwise."""
 

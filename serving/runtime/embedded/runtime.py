@@ -97,7 +97,7 @@ class EmbeddedRuntime:
         """Returns the facts that the API process needs."""
         return Ready(
             runtime="embedded",
-            runtime_version=torch.__version__,
+            runtime_version=str(torch.__version__),
             max_batch_size=self._limits.max_batch_size,
             max_num_tokens=self._limits.max_num_tokens,
             max_seq_len=self._max_seq_len,
