@@ -86,7 +86,7 @@ def _dotted(path: list[int | str]) -> str:
 def _deeper_than(value: Any, depth: int) -> bool:
     """Returns whether objects and arrays stand more than `depth` deep in `value`."""
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         level = [
             child
             for item in level

@@ -84,11 +84,12 @@ def _check_capabilities(request: ChatRequest, ready: Ready) -> None:
             )
     for index, tool in enumerate(request.tools or ()):
         if tool.definition.strict:
+            param = f"tools[{index}].function.strict"
             raise ServingError(
                 ErrorKind.UNSUPPORTED,
-                "'strict' promises arguments that fit the schema, which needs constrained "
-                "decoding; this engine does not have it. Leave 'strict' out or set it to false.",
-                param=f"tools[{index}].function.strict",
+                f"'{param}' promises arguments that fit the schema, which needs constrained "
+                "decoding; this engine does not have it. Leave it out or set it to false.",
+                param=param,
             )
 
 

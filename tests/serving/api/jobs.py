@@ -1,0 +1,41 @@
+"""Jobs of chat requests, made as the endpoint makes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from serving.api.body import decode
+from serving.api.chat_job import make_job
+from serving.api.chat_schema import ChatRequest
+from serving.backend import Backend
+from serving.errors import ServingError
+from serving.job import Job
+from serving.settings import Settings
+from tests.serving.api.server import chat_body
+
+
+def job_of(backend: Backend, **fields: Any) -> Job:
+    """Returns the job of a simple request with `fields` set."""
+    return job_under(Settings(), backend, **fields)
+
+
+def job_under(settings: Settings, backend: Backend, **fields: Any) -> Job:
+    """Returns the job of a request under other settings."""
+    body = json.dumps(chat_body(**fields)).encode()
+    request = decode(body, ChatRequest, settings.limits)
+    return make_job(request, backend, settings, job_id="1", deadline_seconds=None)
+
+
+def refusal(backend: Backend, **fields: Any) -> ServingError:
+    """Returns the error that a request gets."""
+    return refusal_under(Settings(), backend, **fields)
+
+
+def refusal_under(settings: Settings, backend: Backend, **fields: Any) -> ServingError:
+    """Returns the error that a request gets under other settings."""
+    with pytest.raises(ServingError) as refused:
+        job_under(settings, backend, **fields)
+    return refused.value

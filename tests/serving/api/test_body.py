@@ -1,0 +1,64 @@
+"""Bodies: JSON of bounded depth, and errors that name their place."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from serving.api.body import decode, decode_json, require_json
+from serving.api.chat_schema import ChatRequest
+from serving.errors import ErrorKind, ServingError
+from serving.settings import Limits
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nul", b'{"a": NaN}', b"\xff\xfe", b'{"a": "\\ud800"}', b"[" * 100_000, b'"x"'],
+)
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(ServingError) as refused:
+        decode(body, ChatRequest, Limits())
+    assert refused.value.kind is ErrorKind.INVALID_VALUE
+
+
+def test_nesting_is_bounded() -> None:
+    decode_json(b"[" * 32 + b"]" * 32, 32)
+    with pytest.raises(ServingError):
+        decode_json(b"[" * 33 + b"]" * 33, 32)
+
+
+def test_pydantic_s_own_errors_never_leave() -> None:
+    with pytest.raises(ValidationError):
+        ChatRequest.model_validate({"model": 5})
+    with pytest.raises(ServingError):
+        decode(b'{"model": 5}', ChatRequest, Limits())
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"application/json",
+        b"Application/JSON; charset=utf-8",
+        b'application/json; charset="UTF-8"',
+        None,
+    ],
+)
+def test_json_is_taken(content_type: bytes | None) -> None:
+    require_json({"headers": [(b"content-type", content_type)] if content_type else []})
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"text/plain",
+        b"multipart/form-data; boundary=x",
+        b"application/x-www-form-urlencoded",
+        b"application/vnd.bentoml+pickle",
+        b"application/json; charset=utf-16",
+        b"",
+    ],
+)
+def test_anything_else_is_refused(content_type: bytes) -> None:
+    with pytest.raises(ServingError) as refused:
+        require_json({"headers": [(b"content-type", content_type)]})
+    assert refused.value.kind is ErrorKind.UNSUPPORTED_MEDIA
