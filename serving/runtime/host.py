@@ -55,6 +55,8 @@ MAX_FAILED_STEPS = 3
 """Steps in a row that may fail for lack of memory before the engine is given up."""
 
 _CLOSE_SECONDS = 2.0
+_SWITCH_SECONDS = 0.001
+"""How long the engine loop may keep the interpreter from the inbox; Python's own is 5 ms."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -245,6 +247,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--engine", type=Path, required=True, help="the engine directory")
     options = parser.parse_args(arguments)
     die_with_parent()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     os.set_inheritable(options.fd, False)
     with socket.socket(fileno=options.fd) as end:
         widen(end)

@@ -150,7 +150,11 @@ class ReplayRuntime:
         return bool(self._live or self._failed)
 
     def step(self) -> Step | None:
-        """Gives every running sequence its next tokens, at the script's pace."""
+        """Gives every running sequence its next tokens, at the script's pace.
+
+        A step that is not due yet is waited for and left to the next call, so that what arrives
+        meanwhile is in it.
+        """
         now = self._clock()
         if now < self._frozen_until or not self._on_schedule(now):
             self._sleep(min(_POLL_SECONDS, max(0.0, self._due_at(now) - now)))
@@ -224,7 +228,7 @@ class ReplayRuntime:
         return ()
 
     def _on_schedule(self, now: float) -> bool:
-        """Returns True when a step is due now, and plans the next one."""
+        """Returns True when a step is due, and plans the next one."""
         pace_seconds = self._script.pace_seconds
         if not pace_seconds:
             return True
@@ -232,9 +236,7 @@ class ReplayRuntime:
         if due_at is None or now - due_at > _RESYNC_SECONDS:
             due_at = self._next_step_at = now
         if now < due_at:
-            if due_at - now > _POLL_SECONDS:
-                return False
-            self._sleep(due_at - now)
+            return False
         self._next_step_at = due_at + pace_seconds
         return True
 

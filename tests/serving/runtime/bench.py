@@ -57,6 +57,12 @@ class Bench:
                 self.outputs.setdefault(output.id, []).append(output)
         return outputs
 
+    def tick(self, times: int = 1) -> None:
+        """Runs until so many steps gave something."""
+        for _ in range(times):
+            while not self.step():
+                assert self.runtime.busy
+
     def finish(self, limit: int = 10_000) -> None:
         """Runs until nothing is left to do."""
         for _ in range(limit):

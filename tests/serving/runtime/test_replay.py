@@ -154,11 +154,11 @@ def test_nothing_follows_an_abort_and_its_place_is_free(tmp_path: Path) -> None:
 def test_the_pace_is_kept_without_drift(tmp_path: Path) -> None:
     table = bench(tmp_path, scripts.Repeat(ids=(5,)), pace=0.002)
     table.submit(1)
-    table.step()
+    table.tick()
     began = table.time.now
     for _ in range(999):
         table.time.now += 0.0015  # What a busy machine takes away from each step.
-        table.step()
+        table.tick()
     assert len(table.tokens(1)) == 1000
     assert table.time.now - began == pytest.approx(999 * 0.002, abs=0.002)
 
@@ -166,11 +166,20 @@ def test_the_pace_is_kept_without_drift(tmp_path: Path) -> None:
 def test_a_pace_that_was_missed_by_far_starts_anew(tmp_path: Path) -> None:
     table = bench(tmp_path, scripts.Repeat(ids=(5,)), pace=0.002)
     table.submit(1)
-    table.step()
+    table.tick()
     table.time.now += 60.0
     began = table.time.now
-    table.step(101)
+    table.tick(101)
     assert table.time.now - began == pytest.approx(0.2, abs=0.003)
+
+
+def test_what_arrives_while_a_step_is_waited_for_is_in_that_step(tmp_path: Path) -> None:
+    table = bench(tmp_path, scripts.Repeat(ids=(5,)), pace=0.002)
+    table.submit(1)
+    table.tick()
+    assert table.step() == []
+    table.submit(2)
+    assert [output.id for output in table.step()] == [1, 2]
 
 
 def test_a_slow_pace_never_blocks_the_loop_for_long(tmp_path: Path) -> None:
