@@ -65,7 +65,7 @@ def encode(fields: FieldList) -> bytes:
     classes = []
     for name, kind in sorted(fields.classes.items()):
         lines = ",\n".join(
-            f"   {json.dumps(field)}: {json.dumps(msgspec.to_builtins(spec))}"
+            f"   {json.dumps(field)}: {json.dumps(_plain(spec))}"
             for field, spec in sorted(kind.fields.items())
         )
         opened = json.dumps(kind.open)
@@ -81,6 +81,15 @@ def encode(fields: FieldList) -> bytes:
     )
     joined = ",\n".join(classes)
     return f'{{\n{head} "classes": {{\n{joined}\n }}\n}}\n'.encode()
+
+
+def _plain(field: Field) -> dict[str, Any]:
+    """Returns a field as it is written: without what is empty, whole bounds as integers."""
+    values: dict[str, Any] = msgspec.to_builtins(field)
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in values.items()
+    }
 
 
 def flatten(schema: Mapping[str, Any], *, version: str, origin: str) -> FieldList:
@@ -149,10 +158,16 @@ def _branches(spec: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sequen
         {
             "types": [kinds] if isinstance(kinds, str) else list(kinds),
             "values": strings,
-            "minimum": spec.get("minimum", spec.get("exclusiveMinimum")),
-            "maximum": spec.get("maximum", spec.get("exclusiveMaximum")),
+            "minimum": spec.get("minimum", _next(spec, "exclusiveMinimum", 1)),
+            "maximum": spec.get("maximum", _next(spec, "exclusiveMaximum", -1)),
         }
     ]
+
+
+def _next(spec: Mapping[str, Any], name: str, step: int) -> float | None:
+    """Returns an excluded bound as an included one; of a fraction, which has none, the bound."""
+    bound: float | None = spec.get(name)
+    return bound + step if bound is not None and spec.get("type") == "integer" else bound
 
 
 def _bound(branches: Sequence[Mapping[str, Any]], name: str) -> float | None:
