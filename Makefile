@@ -21,6 +21,8 @@ export BENTOML_DO_NOT_TRACK ?= True
 
 # `exec` puts BentoML in the place of the shell, so that signals reach it.
 serve: $(VENV)/.runtime $(if $(ENGINE),,engine)
+	@$(BIN)/python -c 'import socket; host = "$(HOST)"; socket.create_server((host, $(PORT)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)' 2>/dev/null || { \
+	  echo "error: $(HOST):$(PORT) cannot be listened on; say make serve PORT=..."; exit 69; }
 	@engine="$$($(BIN)/python -m engine_build find $(or $(ENGINE),$(OWN_ENGINE)))" || exit $$?; \
 	GPT_OSS_ENGINE="$$engine" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 

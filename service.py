@@ -14,12 +14,13 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
+from bentoml.exceptions import BentoMLConfigException
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.announcement import announce
 from serving.app import create_app
-from serving.settings import load_settings
+from serving.settings import SettingsError, load_settings
 
 DEVELOPMENT_ENGINE = "gpt-oss-development:latest"
 
@@ -40,7 +41,10 @@ class Arguments(BaseModel):
 
 
 arguments = bentoml.use_arguments(Arguments)
-settings = load_settings()
+try:
+    settings = load_settings()
+except SettingsError as error:
+    raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
 reference = (
     os.environ.get("GPT_OSS_ENGINE") or arguments.engine or settings.engine or DEVELOPMENT_ENGINE
 )

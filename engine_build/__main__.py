@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from engine_build import fetch, golden, place, profile, show
+from engine_build.build import Outcome
 from engine_build.build import build as run_build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.find import find
@@ -40,8 +41,18 @@ def build(
 ) -> None:
     """Builds the engine of a profile; does nothing when it is built already."""
     started = time.monotonic()
+    try:
+        outcome = _build(name, checkpoint, publish, force)
+    except KeyboardInterrupt:
+        advice = "Run the same command again to go on"
+        raise BuildError(ExitCode.INTERRUPTED, "interrupted", advice) from None
+    how = f"built in {time.monotonic() - started:.1f} s" if outcome.worked else "up to date"
+    typer.echo(f"Engine {outcome.tag or outcome.engine.name}: {how}, {outcome.directory}")
+
+
+def _build(name: str, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
     wanted = profile.load(name)
-    outcome = run_build(
+    return run_build(
         wanted,
         fetch.choose(wanted, checkpoint, place.state()),
         place.state(),
@@ -50,8 +61,6 @@ def build(
         record=golden.record,
         force=force,
     )
-    how = f"built in {time.monotonic() - started:.1f} s" if outcome.worked else "up to date"
-    typer.echo(f"Engine {outcome.tag or wanted.name}: {how}, {outcome.directory}")
 
 
 @app.command()
@@ -98,8 +107,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except EngineError as error:
         _fail(str(error), ExitCode.DATA)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", 130)
 
 
 def _fail(message: str, code: int) -> None:

@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     """A file could not be written: no space, no permission."""
     CONFIGURATION = 78
     """A profile that cannot be meant: unknown key, wrong type, contradiction."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C (128 + SIGINT)."""
 
 
 class BuildError(Exception):

@@ -15,7 +15,7 @@ from serving import engine
 from serving.engine import Engine, Golden
 from serving.harmony.conversation import Conversation, FunctionTool, System, User
 from serving.harmony.render import render
-from serving.harmony.vocabulary import CALL, RETURN, Vocabulary
+from serving.harmony.vocabulary import CALL, RETURN, Vocabulary, VocabularyError
 from serving.job import Sampling
 from serving.runtime.contract import Runtime
 from serving.runtime.host import RUNTIMES, Loadable
@@ -44,7 +44,10 @@ CONVERSATIONS = {
 
 def prompts(ranks: Path) -> dict[str, list[int]]:
     """Returns the token ids of every golden prompt by name, in a fixed order."""
-    vocabulary = Vocabulary.load(ranks)
+    try:
+        vocabulary = Vocabulary.load(ranks)
+    except VocabularyError as error:
+        raise BuildError(ExitCode.DATA, str(error)) from None
     return {name: render(talk, vocabulary) for name, talk in CONVERSATIONS.items()}
 
 
@@ -113,4 +116,9 @@ def _load(directory: Path, built: Engine) -> Runtime:
         raise BuildError(
             ExitCode.UNAVAILABLE, f"the {built.runtime} runtime cannot be imported: {error}"
         ) from error
-    return kind.load(directory)
+    try:
+        return kind.load(directory)
+    except Exception as error:
+        raise BuildError(
+            ExitCode.DATA, f"the {built.runtime} runtime does not load {directory}: {error}"
+        ) from error

@@ -215,3 +215,10 @@ def test_a_misspelt_argument_is_refused(tmp_path: Path) -> None:
     with serve(tmp_path, "--arg", "engin=x") as served:
         assert served.wait_for_exit() != 0
         served.wait_for("engin\n")
+
+
+def test_a_setting_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    with serve(tmp_path, extra={"GPT_OSS_LOG_LEVEL": "loud"}) as served:
+        assert served.wait_for_exit() != 0
+        assert "log_level" in served.wait_for("^Error: ")
+        assert "Traceback" not in served.output

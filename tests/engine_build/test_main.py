@@ -1,0 +1,116 @@
+"""The command line: what it prints, and that every failure is one line with its exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine_build import __main__ as command_line
+from engine_build import fetch
+from engine_build.failure import ExitCode
+from tests.engine_build.scene import Scene, furnish
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    made = furnish(tmp_path)
+    made.build()
+    return made
+
+
+@pytest.fixture
+def run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line on the scene's machine and returns the exit code."""
+    monkeypatch.setenv("GPT_OSS_STATE", str(scene.state.root))
+    monkeypatch.setenv("BENTOML_HOME", str(scene.store.parent))
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["engine_build", *arguments])
+        with pytest.raises(SystemExit) as left:
+            command_line.main()
+        code = left.value.code
+        return code if isinstance(code, int) else 0
+
+    return call
+
+
+def test_inspect_shows_the_engine_by_name_tag_and_directory(
+    scene: Scene, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = scene.build()
+    for name in ("gpt-oss-development", f"{outcome.tag}", "gpt-oss-development:latest"):
+        assert run("inspect", name) == 0
+        assert outcome.engine.digest in capsys.readouterr().out
+    assert run("inspect", str(scene.engine)) == 0
+    shown = capsys.readouterr().out
+    assert "m (a stand-in, not the real model)" in shown
+    assert "checkpoint/config.json, 25 bytes" in shown
+
+
+def test_verify_names_the_file_that_has_changed(
+    scene: Scene, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", "gpt-oss-development") == 0
+    assert "sound" in capsys.readouterr().out
+    damaged = scene.engine / "checkpoint" / "model-00001.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[9] ^= 1
+    damaged.unlink()
+    damaged.write_bytes(content)
+    assert run("verify", "gpt-oss-development") == ExitCode.DATA
+    message = capsys.readouterr().err
+    assert "model-00001.safetensors has changed" in message
+    assert message.splitlines()[-1].startswith("error: ")
+
+
+def test_list_shows_what_was_built_and_what_is_registered(
+    scene: Scene, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("list") == 0
+    shown = capsys.readouterr().out
+    assert shown.count(f"{scene.build().tag}") == 2
+    (scene.engine / "engine.json").write_text("{}", encoding="utf-8")
+    assert run("list") == 0
+    assert "engine.json: Object missing required field" in capsys.readouterr().out
+
+
+def test_find_prints_the_directory(
+    scene: Scene, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("find", "gpt-oss-development") == 0
+    assert capsys.readouterr().out.strip() == str(scene.engine)
+
+
+def test_an_engine_that_is_not_there_is_one_line(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("find", "nothing:1") == ExitCode.MISSING
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is no engine nothing:1")
+
+
+def test_a_profile_that_cannot_be_built_here_is_one_line(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("build", "gpt-oss-120b-2xh100") == ExitCode.UNAVAILABLE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: gpt-oss-120b-2xh100 cannot be built here; missing: ")
+
+
+def test_an_interrupted_build_says_how_to_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_arguments: object, **_named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "choose", interrupt)
+    assert run("build", "development") == ExitCode.INTERRUPTED
+    assert "Run the same command again" in capsys.readouterr().err
