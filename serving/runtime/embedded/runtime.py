@@ -21,7 +21,7 @@ from serving.runtime.embedded.sequence import Sequence as Running
 from serving.runtime.messages import Fault, Generate, Output, Ready, Stats, Step
 
 CAPABILITIES = ("logprobs", "logit_bias", "penalties", "min_p")
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "auto": None}
 
 
 class EmbeddedRuntime:
@@ -31,22 +31,24 @@ class EmbeddedRuntime:
     def load(cls, directory: Path) -> EmbeddedRuntime:
         """Returns the runtime of an engine directory.
 
-        `arguments.dtype` of the manifest is `bfloat16`, `float32` or `auto` (the default: the
-        faster on this machine). Raises EngineError or CheckpointError.
+        `precision.activations` is `bfloat16`, `float32` or `auto`: the faster on this machine.
+        Keys and values have the same format. Raises EngineError or CheckpointError.
         """
         manifest = engines.read(directory)
-        if manifest.runtime != "embedded":
-            raise engines.EngineError(
-                f"{directory}: runtime is {manifest.runtime}, this is the embedded runtime"
-            )
-        name = str(manifest.arguments.get("dtype", "auto"))
-        if name != "auto" and name not in DTYPES:
-            raise engines.EngineError(f"{directory}: arguments.dtype {name!r} is not known")
+        name = manifest.precision.activations
+        for wrong, message in (
+            (manifest.runtime != "embedded", f"runtime is {manifest.runtime}, not embedded"),
+            (name not in DTYPES, f"precision.activations {name!r} is not known"),
+            (manifest.precision.kv_cache not in (name, "auto"), "precision.kv_cache differs"),
+            (manifest.mesh != engines.Mesh(), "mesh is of more than one device"),
+        ):
+            if wrong:
+                raise engines.EngineError(f"{directory / engines.MANIFEST_NAME}: {message}")
         return cls(
             directory / engines.CHECKPOINT_DIRECTORY,
             limits=manifest.limits,
             kv_cache=manifest.kv_cache,
-            dtype=DTYPES.get(name),
+            dtype=DTYPES[name],
             device="cpu" if manifest.device.kind == "cpu" else "cuda",
             graph_batch_sizes=manifest.cuda_graphs.batch_sizes,
         )
@@ -92,6 +94,11 @@ class EmbeddedRuntime:
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
         self._executor.warm_up()
         self._load_seconds = clock() - started
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format of activations, keys and values."""
+        return self._model.dtype
 
     def ready(self) -> Ready:
         """Returns the facts that the API process needs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from serving.engine import KvCache, Limits
+from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.runtime.messages import Fault
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -36,6 +40,15 @@ class Shape:
 
 
 Write = Callable[[Shape], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Products of these sizes lose more by waiting for a second thread than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +170,9 @@ def _tensors(shape: Shape) -> dict[str, torch.Tensor]:
 def _unpack(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """MXFP4 by the letter of the format, value by value; (..., n, 16) -> (..., n * 32)."""
     values = []
-    for block, scale in zip(blocks.reshape(-1, 16).tolist(), scales.flatten().tolist(), strict=True):
+    for block, scale in zip(
+        blocks.reshape(-1, 16).tolist(), scales.flatten().tolist(), strict=True
+    ):
         for byte in block:
             for nibble in (byte & 15, byte >> 4):
                 sign = -1.0 if nibble & 8 else 1.0
@@ -170,7 +185,8 @@ def _oracle(directory: Path, shape: Shape) -> Any:
 
     raw = _config(shape)
     rope = {**raw.pop("rope_scaling"), "rope_theta": raw.pop("rope_theta")}
-    config = GptOssConfig(**raw, rope_parameters=rope, attn_implementation="eager")
+    config = GptOssConfig(**raw, rope_parameters=rope)
+    config._attn_implementation = "eager"
     state: dict[str, torch.Tensor] = {}
     for name, tensor in _tensors(shape).items():
         if name.endswith("_scales"):
@@ -180,8 +196,73 @@ def _oracle(directory: Path, shape: Shape) -> Any:
             state[stem] = _unpack(tensor, _tensors(shape)[stem + "_scales"]).mT.contiguous()
         else:
             state[name] = tensor.float()
-    model = GptOssForCausalLM(config).float().eval()
+    model: Any = GptOssForCausalLM(config)
+    model = model.float().eval()
     missing, unexpected = model.load_state_dict(state, strict=True)
     assert not missing
     assert not unexpected
     return model
+
+
+MakeRuntime = Callable[..., EmbeddedRuntime]
+
+
+@pytest.fixture
+def make_runtime(write_checkpoint: Write) -> MakeRuntime:
+    """Returns a runtime over a random checkpoint; small limits unless told otherwise."""
+
+    def make(
+        chosen: Shape | None = None,
+        *,
+        batch: int = 16,
+        budget: int = 256,
+        longest: int = 1024,
+        cache_tokens: int = 8192,
+        reuse: bool = True,
+        dtype: torch.dtype = torch.float32,
+        graphs: tuple[int, ...] = (),
+    ) -> EmbeddedRuntime:
+        return EmbeddedRuntime(
+            write_checkpoint(chosen or Shape()),
+            limits=Limits(max_batch_size=batch, max_num_tokens=budget, max_seq_len=longest),
+            kv_cache=KvCache(block_tokens=16, max_tokens=cache_tokens, block_reuse=reuse),
+            dtype=dtype,
+            graph_batch_sizes=graphs,
+        )
+
+    return make
+
+
+@dataclass
+class Result:
+    """All that one sequence got."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish: str = ""
+    cached_tokens: int = 0
+    outputs: int = 0
+    fault: Fault | None = None
+
+
+@pytest.fixture
+def finish_all() -> Callable[[EmbeddedRuntime], dict[int, Result]]:
+    """Runs a runtime until nothing is left and returns the results by id."""
+    return _finish_all
+
+
+def _finish_all(runtime: EmbeddedRuntime) -> dict[int, Result]:
+    results: dict[int, Result] = {}
+    while runtime.busy:
+        step = runtime.step()
+        for output in step.outputs if step else []:
+            result = results.setdefault(output.id, Result([], []))
+            assert not result.finish, "an output after the last"
+            assert result.outputs == 0 or output.cached_tokens == 0
+            result.tokens += output.tokens
+            result.logprobs += [entry.logprob for entry in output.logprobs or []]
+            result.finish = output.finish
+            result.fault = output.fault
+            result.cached_tokens += output.cached_tokens
+            result.outputs += 1
+    return results

@@ -1,0 +1,57 @@
+"""Padding to captured sizes. Without a GPU nothing is captured, everything else is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.job import Sampling
+from serving.runtime.embedded.graphs import padded_size
+from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.runtime.messages import Generate
+
+SIZES = (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, None)]
+)
+def test_a_batch_is_padded_to_the_next_size(rows: int, size: int | None) -> None:
+    assert padded_size(rows, SIZES) == size
+
+
+def submit(runtime: EmbeddedRuntime, count: int) -> None:
+    random = np.random.default_rng(0)
+    for number in range(count):
+        tokens = random.integers(0, 300, 10 + 25 * number).tolist()
+        runtime.submit(Generate(number, tokens, Sampling(max_tokens=10 + number, temperature=0.0)))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 10])
+def test_padded_decode_gives_the_tokens_of_the_eager_path(
+    make_runtime: Callable[..., EmbeddedRuntime],
+    finish_all: Callable[[EmbeddedRuntime], dict[int, Any]],
+    count: int,
+) -> None:
+    """Sequences end at different steps, so the batch shrinks through several sizes."""
+    eager, padded = make_runtime(), make_runtime(graphs=SIZES)
+    submit(eager, count)
+    submit(padded, count)
+    assert finish_all(padded) == finish_all(eager)
+
+
+def test_padding_writes_to_no_block_of_a_sequence(
+    make_runtime: Callable[..., EmbeddedRuntime],
+    finish_all: Callable[[EmbeddedRuntime], dict[int, Any]],
+) -> None:
+    """A prefix computed before many padded steps is still good after them."""
+    runtime = make_runtime(graphs=(8,))
+    submit(runtime, 3)
+    first = finish_all(runtime)
+    submit(runtime, 3)
+    again = finish_all(runtime)
+    assert [result.tokens for result in again.values()] == [r.tokens for r in first.values()]
+    assert again[2].cached_tokens == 48
