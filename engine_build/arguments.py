@@ -10,10 +10,9 @@ backend TRTLLM (issue 13166); a request's priority counts only with the waiting 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from engine_build import argument_check
+from engine_build import argument_check, overlay
 from engine_build.failure import BuildError, ExitCode
 from engine_build.gpus import Gpu
 from engine_build.profile import Profile
@@ -47,7 +46,7 @@ def compose(profile: Profile, gpu: Gpu) -> dict[str, Any]:
                 f"Leave arguments.{name} out",
             )
     argument_check.check(own, where=f"{profile.name}: arguments", partial=True)
-    composed = _merge(_derived(profile, gpu), own)
+    composed = overlay.merge(_derived(profile, gpu), own)
     _check_backend(profile, gpu, composed["moe_config"]["backend"])
     argument_check.check(composed, where=f"{profile.name}: arguments", partial=True)
     return composed
@@ -177,15 +176,3 @@ def _check_backend(profile: Profile, gpu: Gpu, backend: str) -> None:
             f"{where} does not compute MXFP4 weights with precision.activations = fp8",
             "Give TRITON, or other activations",
         )
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `base` with what `over` says, objects within objects."""
-    merged = dict(base)
-    for key, value in over.items():
-        known = merged.get(key)
-        if isinstance(known, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merge(known, value)
-        else:
-            merged[key] = value
-    return merged

@@ -22,7 +22,8 @@ from serving.runtime.trtllm.streams import Streams, Submission
 WAIT_SECONDS = 0.005
 """How long `step` waits for a result."""
 
-_CLOSE_SECONDS = 3.0
+_CLOSE_SECONDS = 2.0
+"""Twice, it stays within what the host grants a runtime whose parent has gone."""
 
 
 class TrtllmRuntime:

@@ -1,0 +1,81 @@
+"""Overlays: a purpose laid over an engine profile, as `latency` over `gpt-oss-120b-2xh100`.
+
+An overlay is a part of a profile in config/overlays/; what it gives replaces the profile's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from engine_build.failure import BuildError, ExitCode
+from engine_build.profile import Profile
+
+OVERLAYS = Path(__file__).resolve().parent.parent / "config" / "overlays"
+
+_OWN = frozenset({"name", "checkpoint", "runtime", "device", "mesh"})
+"""What an engine is; a purpose does not change it."""
+
+
+def names(directory: Path = OVERLAYS) -> list[str]:
+    """Returns the names of the overlays in a directory, sorted."""
+    return sorted(path.stem for path in directory.glob("*.yaml"))
+
+
+def apply(profile: Profile, name: str, directory: Path = OVERLAYS) -> Profile:
+    """Returns the profile with the overlay's values; its name ends in the overlay's.
+
+    Raises BuildError that names the file and the key.
+    """
+    path = directory / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BuildError(
+            ExitCode.MISSING, f"there is no overlay {path}", _suggest(name, names(directory))
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise BuildError(ExitCode.CONFIGURATION, f"{path}: cannot be read: {problem}") from None
+    if not isinstance(values, Mapping):
+        raise BuildError(ExitCode.CONFIGURATION, f"{path}: is not a mapping of keys to values")
+    own = sorted(_OWN & values.keys())
+    if own:
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{path}: {own[0]} says what the engine is, not what it is for",
+            "Write it into a profile",
+        )
+    laid = merge(profile.model_dump(), values) | {"name": f"{profile.name}-{name}"}
+    try:
+        return Profile.model_validate(laid)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{path} over {profile.name}: {key + ': ' if key else ''}{problem}",
+        ) from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `base` with what `over` says, objects within objects."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(known, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
