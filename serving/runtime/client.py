@@ -38,7 +38,8 @@ MAX_UNSENT_BYTES = 64 * 1024 * 1024
 class Stream:
     """The outputs of the sequences of one job; a `SequenceStream`.
 
-    What a reader leaves unread is kept, one output a token at most, so `max_tokens` bounds it.
+    What a reader leaves unread is kept, one output a token at most and some 250 bytes each, so
+    `max_tokens` bounds it.
     """
 
     __slots__ = ("_arrived", "_connection", "_ids", "_loop", "_lost", "_sequences", "_waiter")
@@ -268,7 +269,12 @@ class Connection(asyncio.Protocol):
         if self.closed.done():
             return
         self.closed.set_result(why)
-        self._on_end()
+        try:
+            self._on_end()
+        finally:
+            self._lose_all()
+
+    def _lose_all(self) -> None:
         routes, self._routes = self._routes, {}
         for stream in {id(stream): stream for stream, _ in routes.values()}.values():
             stream.lose()

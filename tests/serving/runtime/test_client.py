@@ -63,6 +63,7 @@ class Pair:
 
     def __init__(self) -> None:
         self.ends = 0
+        self.on_end_fails = False
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -78,6 +79,8 @@ class Pair:
 
     def _on_end(self) -> None:
         self.ends += 1
+        if self.on_end_fails:
+            raise RuntimeError("a listener failed")
 
     async def settle(self) -> None:
         """Returns when the client has taken all that was sent before."""
@@ -260,3 +263,12 @@ async def test_an_engine_that_stopped_reading_gets_no_more_requests(
     with pytest.raises(ServingError) as raised:
         pair.connection.open([1], [ONE])
     assert raised.value.kind is ErrorKind.OVERLOADED
+
+
+async def test_a_listener_that_fails_does_not_keep_the_loss_from_the_streams(pair: Pair) -> None:
+    stream, _ = await started(pair, ONE)
+    pair.on_end_fails = True
+    with pytest.raises(RuntimeError, match="a listener failed"):
+        pair.connection.close()
+    with pytest.raises(ServingError):
+        await stream.receive()

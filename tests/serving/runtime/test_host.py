@@ -13,6 +13,7 @@ import pytest
 from serving import engine
 from serving.job import Sampling
 from serving.runtime import script as scripts
+from serving.runtime.host import is_out_of_memory
 from serving.runtime.messages import (
     Abort,
     ExitCode,
@@ -191,3 +192,12 @@ def test_no_memory_for_one_step_costs_the_youngest_sequence_only(spawn: Spawn) -
     assert last.fault.kind == "out_of_memory"
     child.send(GetStats())
     assert isinstance(child.read(), Stats)
+
+
+def test_out_of_memory_of_a_gpu_library_is_recognised_by_name() -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch has it."""
+
+    assert is_out_of_memory(OutOfMemoryError())
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("out of memory"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from serving.runtime.channel import Inbox, Outbox
-from serving.runtime.host import MAX_FAILED_STEPS, Host, is_out_of_memory
+from serving.runtime.loop import MAX_FAILED_STEPS, EngineLoop
 from serving.runtime.messages import (
     Generate,
     Output,
@@ -59,7 +59,7 @@ class Failing:
 
 
 class Table:
-    """A host in this process: the test reads what it sends."""
+    """A loop in this process: the test reads what it sends."""
 
     def __init__(self, runtime: Failing) -> None:
         self.ours, theirs = socket.socketpair()
@@ -70,7 +70,7 @@ class Table:
         for sequence_id in (1, 2, 3, 4):
             inbox.put(Generate(sequence_id, [1], ONE))
         self.inbox = inbox
-        self.host = Host(
+        self.loop = EngineLoop(
             runtime, inbox, Outbox(theirs), lambda event, detail: self.logged.append(event)
         )
 
@@ -97,18 +97,18 @@ MakeTable = Callable[[list[Exception | None]], tuple[Table, Failing]]
 
 
 def test_steps_that_keep_failing_for_memory_end_the_engine(table: MakeTable) -> None:
-    host, runtime = table([MemoryError() for _ in range(MAX_FAILED_STEPS)])
+    made, runtime = table([MemoryError() for _ in range(MAX_FAILED_STEPS)])
     with pytest.raises(MemoryError):
-        host.host.serve()
+        made.loop.run()
     assert runtime.aborted == [4, 3]
 
 
 def test_a_good_step_forgives_the_failed_ones(table: MakeTable) -> None:
-    host, runtime = table([MemoryError(), MemoryError(), None, MemoryError(), None])
-    worker = threading.Thread(target=host.host.serve)
+    made, runtime = table([MemoryError(), MemoryError(), None, MemoryError(), None])
+    worker = threading.Thread(target=made.loop.run)
     worker.start()
-    ends = [host.parent.read() for _ in range(4)]
-    host.inbox.put(Shutdown())
+    ends = [made.parent.read() for _ in range(4)]
+    made.inbox.put(Shutdown())
     worker.join(TIMEOUT_SECONDS)
     assert not worker.is_alive()
     faults = [one.outputs[0].fault is not None for one in ends if isinstance(one, Step)]
@@ -117,31 +117,22 @@ def test_a_good_step_forgives_the_failed_ones(table: MakeTable) -> None:
 
 
 def test_an_unknown_error_of_a_step_ends_the_engine(table: MakeTable) -> None:
-    host, _ = table([RuntimeError("CUDA error: an illegal memory access was encountered")])
+    made, _ = table([RuntimeError("CUDA error: an illegal memory access was encountered")])
     with pytest.raises(RuntimeError, match="illegal memory"):
-        host.host.serve()
+        made.loop.run()
 
 
 @pytest.mark.parametrize(("token", "kind"), [(13, "internal"), (14, "out_of_memory")])
 def test_an_error_of_submit_ends_that_sequence_and_tells_nothing(
     table: MakeTable, token: int, kind: str
 ) -> None:
-    host, runtime = table([])
-    host.inbox.drain(wait=False)
-    host.inbox.put(Generate(9, [token], ONE))
-    host.inbox.put(Shutdown())
-    host.host.serve()
-    [output] = host.parent.outputs(9)
+    made, runtime = table([])
+    made.inbox.drain(wait=False)
+    made.inbox.put(Generate(9, [token], ONE))
+    made.inbox.put(Shutdown())
+    made.loop.run()
+    [output] = made.parent.outputs(9)
     assert output.fault is not None
     assert output.fault.kind == kind
     assert "secret" not in output.fault.message
     assert runtime.live == []
-
-
-def test_out_of_memory_of_a_gpu_library_is_recognised_by_name() -> None:
-    class OutOfMemoryError(RuntimeError):
-        """As torch has it."""
-
-    assert is_out_of_memory(OutOfMemoryError())
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("out of memory"))
