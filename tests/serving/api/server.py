@@ -58,7 +58,9 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def listening(app: Starlette) -> AsyncGenerator[int]:
     """Serves `app` on a free port, which it yields."""
-    config = uvicorn.Config(app, http="httptools", log_level="critical", lifespan="on")
+    config = uvicorn.Config(
+        app, http="httptools", log_level="critical", lifespan="on", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = int(listener.getsockname()[1])
@@ -68,7 +70,6 @@ async def listening(app: Starlette) -> AsyncGenerator[int]:
             yield port
         finally:
             server.should_exit = True
-            server.force_exit = True
             await running
 
 

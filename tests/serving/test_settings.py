@@ -1,0 +1,99 @@
+"""Settings: file, environment, and errors that name both."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from serving.settings import DEFAULT_PATH, Settings, SettingsError, load_settings
+
+
+def write(tmp_path: Path, text: str) -> dict[str, str]:
+    path = tmp_path / "service.yaml"
+    path.write_text(text)
+    return {"GPT_OSS_CONFIG": str(path)}
+
+
+def test_the_file_of_the_product_holds_every_setting_with_its_default() -> None:
+    values = yaml.safe_load(DEFAULT_PATH.read_text())
+    assert set(values) == set(Settings.model_fields)
+    for section in ("limits", "deadlines", "admission"):
+        default = Settings.model_fields[section].default
+        assert isinstance(default, BaseModel)
+        assert set(values[section]) == set(type(default).model_fields)
+    assert Settings(**values) == Settings()
+
+
+def test_a_file_overrides_defaults(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, "limits: {choices: 2}\nreasoning_effort: low\n"))
+    assert settings.limits.choices == 2
+    assert settings.limits.messages == 2048
+    assert settings.reasoning_effort == "low"
+
+
+def test_the_environment_stands_above_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = write(tmp_path, "engine: a\nlimits: {choices: 2, tools: 5}\n")
+    monkeypatch.setenv("GPT_OSS_ENGINE", "b")
+    monkeypatch.setenv("GPT_OSS_LIMITS__CHOICES", "3")
+    settings = load_settings(environment)
+    assert settings.engine == "b"
+    assert (settings.limits.choices, settings.limits.tools) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("engin: x\n", ("unknown key 'engin'", "'engine'")),
+        ("limits: {body_byte: 1}\n", ("unknown key 'limits.body_byte'", "'body_bytes'")),
+        ("limits: {choices: 0}\n", ("limits.choices",)),
+        ("deadlines: {queue_seconds: .inf}\n", ("deadlines.queue_seconds",)),
+        ("reasoning_effort: huge\n", ("reasoning_effort",)),
+        ("served_model_names: []\n", ("served_model_names",)),
+        ("served_model_names: [a, a]\n", ("served_model_names", "different")),
+        ("- a list\n", ("must be a mapping",)),
+        ("a: [\n", ("not YAML",)),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(
+    tmp_path: Path, text: str, named: tuple[str, ...]
+) -> None:
+    environment = write(tmp_path, text)
+    with pytest.raises(SettingsError) as wrong:
+        load_settings(environment)
+    for word in (environment["GPT_OSS_CONFIG"], *named):
+        assert word in str(wrong.value)
+
+
+def test_what_is_wrong_in_the_environment_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT_OSS_LIMITS__CHOICES", "many")
+    with pytest.raises(SettingsError, match="GPT_OSS_LIMITS__CHOICES"):
+        load_settings(write(tmp_path, "engine: x\n"))
+
+
+def test_a_file_that_is_named_and_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings({"GPT_OSS_CONFIG": str(tmp_path / "no.yaml")})
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().engine = "other"
+
+
+@pytest.mark.parametrize(
+    ("setting", "date"),
+    [("start", "2026-03-04"), ("none", None), (datetime.date(2025, 1, 2), "2025-01-02")],
+)
+def test_the_date_is_fixed_for_the_life_of_the_process(
+    setting: str | datetime.date, date: str | None
+) -> None:
+    settings = Settings.model_validate({"current_date": setting})
+    assert settings.date_at(datetime.date(2026, 3, 4)) == date
