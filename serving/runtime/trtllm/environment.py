@@ -19,7 +19,6 @@ _CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
-    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
     "CUTE_DSL_CACHE_DIR": "cute_dsl",
     "DG_JIT_CACHE_DIR": "deep_gemm",
     "TRTLLM_DG_CACHE_DIR": "trtllm_deep_gemm",
@@ -27,9 +26,13 @@ _CACHES = {
 }
 """Where each kind of tuned or compiled code is kept, below the engine's cache directory."""
 
+_ALONE = {"FLASHINFER_WORKSPACE_BASE": "flashinfer"}
+"""Kept there only with one rank: ranks that compile one kernel at once break each other's, so
+TensorRT-LLM gives each rank a place of its own (pull requests 17233 and 18278)."""
 
-def variables(directory: Path) -> dict[str, str]:
-    """Returns the variables for an engine directory.
+
+def variables(directory: Path, ranks: int) -> dict[str, str]:
+    """Returns the variables for an engine directory that runs on this many ranks.
 
     Without a cache directory that can be written, the libraries' own defaults stay: a start then
     tunes and compiles again.
@@ -37,17 +40,18 @@ def variables(directory: Path) -> dict[str, str]:
     chosen = {"TRTLLM_NO_USAGE_STATS": "1"}
     cache = directory / CACHE_DIRECTORY
     if cache.is_dir() and os.access(cache, os.W_OK):
-        chosen |= {name: str(cache.resolve() / path) for name, path in _CACHES.items()}
+        kept = _CACHES | _ALONE if ranks == 1 else _CACHES
+        chosen |= {name: str(cache.resolve() / path) for name, path in kept.items()}
     return chosen
 
 
-def prepare(directory: Path, environment: MutableMapping[str, str]) -> dict[str, str]:
+def prepare(directory: Path, ranks: int, environment: MutableMapping[str, str]) -> dict[str, str]:
     """Adds the variables to `environment`; what is set already stays. Returns those that hold.
 
     Workers that MPI starts get only TLLM* and TRTLLM* from TensorRT-LLM itself, so the result goes
     into the LLM argument `env_overrides` too.
     """
-    wanted = variables(directory)
+    wanted = variables(directory, ranks)
     for name, value in wanted.items():
         environment.setdefault(name, value)
     autotuner = wanted.get(_AUTOTUNER)

@@ -13,7 +13,10 @@ MINIMUM_VERSION = "1.3.0rc17"
 (fixed in rc15) and CVE-2026-47475 (rc16)."""
 
 ACCEPT_VARIABLE = "GPT_OSS_ACCEPT_TRTLLM_VERSION"
-"""Names one older version that the deployer takes the responsibility for."""
+"""Names one version that the deployer takes the responsibility for."""
+
+WRONG_ON_SEVERAL_GPUS = frozenset({"1.3.0rc24"})
+"""Versions whose release notes name severe loss of accuracy for "GPT-OSS W4" on several GPUs."""
 
 
 def check_version(manifest: Engine, installed: str, environment: Mapping[str, str]) -> None:
@@ -22,11 +25,20 @@ def check_version(manifest: Engine, installed: str, environment: Mapping[str, st
         version = Version(installed)
     except InvalidVersion:
         raise EngineError(f"TensorRT-LLM says that its version is {installed!r}") from None
-    if version < Version(MINIMUM_VERSION) and environment.get(ACCEPT_VARIABLE) != installed:
+    accepted = environment.get(ACCEPT_VARIABLE) == installed
+    advice = (
+        "Use a newer release container, or set "
+        f"{ACCEPT_VARIABLE}={installed} to run it all the same"
+    )
+    if version < Version(MINIMUM_VERSION) and not accepted:
         raise EngineError(
             f"TensorRT-LLM {installed} has known vulnerabilities; {MINIMUM_VERSION} is the oldest "
-            f"that this service runs. Use a newer release container, or set "
-            f"{ACCEPT_VARIABLE}={installed} to run it all the same"
+            f"that this service runs. {advice}"
+        )
+    if installed in WRONG_ON_SEVERAL_GPUS and manifest.device.count > 1 and not accepted:
+        raise EngineError(
+            f"TensorRT-LLM {installed} gives GPT-OSS wrong answers on several GPUs, as its release "
+            f"notes say. {advice}"
         )
     if manifest.runtime_version != installed:
         raise EngineError(

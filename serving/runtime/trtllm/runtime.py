@@ -64,7 +64,7 @@ class TrtllmRuntime:
         """
         began = clock()
         manifest = engine.read(directory)
-        workers = environment.prepare(directory, variables)
+        workers = environment.prepare(directory, manifest.mesh.tensor_parallel, variables)
         library = library or installed.load()
         gate.check_version(manifest, library.version, variables)
         gate.check_devices(manifest, library.device_names())

@@ -11,7 +11,7 @@ import pytest
 from serving.engine import Device, EngineError
 from serving.runtime.contract import FatalError
 from serving.runtime.messages import ExitCode
-from serving.runtime.trtllm import TrtllmRuntime
+from serving.runtime.trtllm import TrtllmRuntime, environment
 from serving.runtime.trtllm.gate import ACCEPT_VARIABLE
 from serving.runtime.trtllm.library import Library
 from serving.runtime.trtllm.library import load as load_installed
@@ -44,6 +44,15 @@ def test_an_old_version_runs_when_its_own_name_is_accepted(
     runtime = TrtllmRuntime.load(directory, library=old, variables={ACCEPT_VARIABLE: "1.2.1"})
     assert runtime.ready().runtime_version == "1.2.1"
     runtime.close()
+
+
+def test_a_version_that_is_wrong_on_several_gpus_is_refused_there(
+    write_engine: WriteEngine, library: Library
+) -> None:
+    wrong = dataclasses.replace(library, version="1.3.0rc24")
+    told = refusal(write_engine(runtime_version="1.3.0rc24"), wrong)
+    assert "wrong answers on several GPUs" in told
+    assert f"{ACCEPT_VARIABLE}=1.3.0rc24" in told
 
 
 @pytest.mark.parametrize("version", ["1.3.0rc17", "1.3.0rc29", "1.3.0", "1.4.0rc1", "1.4.0"])
@@ -115,10 +124,22 @@ def test_caches_are_the_engines_and_telemetry_is_off(
     assert variables["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "inductor")
     assert variables["TRITON_CACHE_DIR"] == "/elsewhere"
     assert variables["TRTLLM_NO_USAGE_STATS"] == "1"
+    # Two ranks: TensorRT-LLM gives each its own place for what FlashInfer compiles.
+    assert "FLASHINFER_WORKSPACE_BASE" not in variables
     # MPI's workers get them as an argument.
     running: Any = runtime._llm
     assert running.args["env_overrides"] == variables | {"TRTLLM_ENABLE_PDL": 1}
     runtime.close()
+
+
+def test_one_rank_keeps_what_flashinfer_compiles(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    kept = environment.variables(tmp_path, ranks=1)
+    assert kept["FLASHINFER_WORKSPACE_BASE"] == str(tmp_path.resolve() / "cache" / "flashinfer")
+
+
+def test_an_engine_without_a_cache_leaves_the_libraries_defaults(tmp_path: Path) -> None:
+    assert environment.variables(tmp_path, ranks=1) == {"TRTLLM_NO_USAGE_STATS": "1"}
 
 
 def test_the_model_is_the_engines_checkpoint(load: Callable[..., TrtllmRuntime]) -> None:
