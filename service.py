@@ -54,9 +54,9 @@ api = create_app(settings)
 class Host(bentoml.Service[Any]):
     """Hands requests to the API itself; BentoML keeps the process and its life.
 
-    BentoML's own middleware costs two thirds of a small request, and its timeout keeps a timer
-    and a future of every request until it runs out. Admission, deadlines, metrics and traces are
-    the API's.
+    With all of its own middleware off that can be turned off, BentoML still adds 60 microseconds
+    of CPU to a small request (158 against 97, GET /v1/models on one core), and keeps a timer and a
+    future of each until `traffic.timeout`. Admission, deadlines, metrics and traces are the API's.
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
