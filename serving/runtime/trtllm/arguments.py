@@ -15,12 +15,17 @@ from serving.engine import CHECKPOINT_DIRECTORY, MANIFEST_NAME, Engine, EngineEr
 TOKENIZER_NAME = "tokenizer.json"
 """In the checkpoint. Tokens go in and come out; only guided decoding needs a tokenizer."""
 
+_CODE = "it names code to import, and an engine holds none"
+
 _UNFIT = {
     "num_postprocess_workers": "tokens are decoded by the API process",
-    "batched_logits_processor": "it is code, and an engine holds none",
-    "checkpoint_loader": "it is code, and an engine holds none",
-    "post_processor_hook": "it is code, and an engine holds none",
-    "trust_remote_code": "an engine holds no code",
+    "batched_logits_processor": _CODE,
+    "checkpoint_loader": _CODE,
+    "custom_tokenizer": _CODE,
+    "kv_connector_config": _CODE,
+    "post_processor_hook": _CODE,
+    "ray_worker_extension_cls": _CODE,
+    "trust_remote_code": _CODE,
     "encode_only": "this service generates",
     "mm_encoder_only": "this service generates",
 }
@@ -64,6 +69,10 @@ def _check(manifest: Engine) -> None:
     for name, reason in _UNFIT.items():
         if manifest.arguments.get(name):
             raise EngineError(f"{MANIFEST_NAME}: arguments.{name} cannot be set: {reason}")
+    if manifest.arguments.get("orchestrator_type") == "ray":
+        raise EngineError(
+            f"{MANIFEST_NAME}: arguments.orchestrator_type cannot be ray: it opens ports of its own"
+        )
     if (manifest.arguments.get("max_beam_width") or 1) > 1:
         raise EngineError(
             f"{MANIFEST_NAME}: arguments.max_beam_width must be 1: beams do not stream"

@@ -114,7 +114,7 @@ def load() -> Library:
         import tensorrt_llm
         import torch
         from tensorrt_llm.llmapi import GuidedDecodingParams
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library of CUDA or MPI.
         raise EngineError(
             f"TensorRT-LLM cannot be imported here: {error}. Use its release container, or an "
             "engine of the embedded runtime"

@@ -104,6 +104,8 @@ def test_more_gpus_than_needed_are_fine(write_engine: WriteEngine, library: Libr
         ({"trust_remote_code": True}, "arguments.trust_remote_code cannot be set"),
         ({"num_postprocess_workers": 4}, "arguments.num_postprocess_workers cannot be set"),
         ({"max_beam_width": 2}, "max_beam_width must be 1"),
+        ({"custom_tokenizer": "evil.module"}, "arguments.custom_tokenizer cannot be set"),
+        ({"orchestrator_type": "ray"}, "orchestrator_type cannot be ray"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -75,6 +76,31 @@ def test_many_sequences_lose_and_repeat_no_token(
         outputs = found[request.id]
         assert tokens(outputs) == expected(executor, request, 40 + request.id)
         assert [output.finish for output in outputs].count("length") == 1
+
+
+def test_sequences_under_random_aborts_never_mix(
+    runtime: TrtllmRuntime, generate: Make, executor: ModuleType
+) -> None:
+    chance = random.Random(7)
+    requests = {i: generate(i, tail=(i,), max_tokens=chance.randint(1, 30)) for i in range(1, 121)}
+    waiting, aborted = list(requests), set[int]()
+    found: dict[int, list[int]] = {i: [] for i in requests}
+    while waiting or runtime.busy:
+        for sequence_id in waiting[:5]:
+            runtime.submit(requests[sequence_id])
+        del waiting[:5]
+        step = runtime.step()
+        for output in step.outputs if step else []:
+            assert output.id not in aborted
+            found[output.id] += output.tokens
+        victim = chance.randint(1, 120)
+        if victim not in waiting and chance.random() < 0.3:
+            runtime.abort(victim)
+            aborted.add(victim)
+    for sequence_id, request in requests.items():
+        whole = expected(executor, request, request.sampling.max_tokens)
+        got = found[sequence_id]
+        assert got == whole if sequence_id not in aborted else got == whole[: len(got)]
 
 
 def test_the_results_of_one_engine_step_come_in_one_step(
