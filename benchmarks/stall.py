@@ -173,3 +173,7 @@ def result(stalls: Stalls, load: Load, machine: report.Machine) -> report.Result
         machine=machine,
         measured=report.now(),
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ import msgspec
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import STATE
 from benchmarks.timeline import Timeline
+from serving.runtime.process import ENVIRONMENT
 
 LOGS = STATE / "logs"
 
@@ -47,11 +48,16 @@ class Worker:
 
     def __init__(self, name: str, checkpoint: Path, threads: int, logs: Path = LOGS) -> None:
         self.peak_bytes = 0
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_VERBOSITY": "error",
-        }
+        # What the engine process of the service gets, for every contender alike.
+        environment = (
+            ENVIRONMENT
+            | os.environ
+            | {
+                "OMP_NUM_THREADS": str(threads),
+                "HF_HUB_OFFLINE": "1",
+                "TRANSFORMERS_VERBOSITY": "error",
+            }
+        )
         logs.mkdir(parents=True, exist_ok=True)
         self._log = logs / f"{name}.log"
         with self._log.open("wb") as errors:
