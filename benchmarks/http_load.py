@@ -14,6 +14,7 @@ from typing import Any
 
 EVENT = b"data: "
 LAST = b"0\r\n\r\n"
+TAIL_BYTES = 1024
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class StreamClient(asyncio.Protocol):
             result.events += events
             result.first = result.first or now
             result.last = now
-        result.tail = (result.tail + data)[-64:]
+        result.tail = (result.tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
         if data.endswith(LAST) and self._transport is not None:
             self._transport.close()
 

@@ -1,12 +1,11 @@
 """What the service costs on top of its engine: CPU a token, pace, and served against own rate.
 
-    python -m benchmarks.serving                 both parts, through `bentoml serve`
-    python -m benchmarks.serving --host uvicorn  the app without BentoML
-    python -m benchmarks.serving pace            64 streams of the replay runtime, a step each 2 ms
-    python -m benchmarks.serving rate --engine D 16 streams of an engine, over HTTP and in process
+    python -m benchmarks.serving                        both parts, through `bentoml serve`
+    python -m benchmarks.serving --host uvicorn         the app without BentoML
+    python -m benchmarks.serving pace                   64 streams, a step each 2 ms, replayed
+    python -m benchmarks.serving rate [--engine DIR]    16 streams over HTTP and in process
 
-Goals: the pace of 32,000 tokens a second is held at 25 microseconds of CPU a token or less in the
-API process; tokens through HTTP are at least 0.9 of the runtime's own rate in the same run.
+The rate is that of a random checkpoint on the embedded runtime unless an engine is named.
 """
 
 from __future__ import annotations
@@ -18,129 +17,202 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
-import model_assets
+import msgspec
+
+from benchmarks import checkpoints, random_engine, report
 from benchmarks.api_process import ApiProcess, Host, serving
 from benchmarks.http_load import StreamResult, chat_request, load
+from serving.engine import Limits
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
 from serving.runtime import replay_engine
 from serving.runtime.process import ENVIRONMENT
 from serving.runtime.script import Repeat, Scenario, Script, Tokens
 
-RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
 MODEL = "openai/gpt-oss-120b"
+PROMPT = "Write about the weather."
+TEXT = "Tokens of an answer, as they come from a model that writes about the weather in Lisbon. "
+
 STREAMS = 64
 PACE_SECONDS = 0.002
 PACED_TOKENS = 3000
-HEADER_TOKENS = 3
+PACE_HELD = 0.98
+CPU_US = 25.0
+
 RATE_STREAMS = 16
 RATE_TOKENS = 256
-TEXT = "Tokens of an answer, as they come from a model that writes about the weather in Lisbon. "
-PROMPT = "Write about the weather."
+RATE_RATIO = 0.9
+RATE_LIMITS = Limits(max_batch_size=RATE_STREAMS, max_num_tokens=512, max_seq_len=1024)
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """One paced run. CPU times are of whole processes, user and system, microseconds a token."""
+
+    tokens: int
+    seconds: float
+    api_us: float
+    engine_us: float
+    chunks: int
+    first_ms: float
+    """Median time from a request to its first event, with all streams beginning at once."""
+
+    @property
+    def held(self) -> float:
+        """The rate as a share of the pace."""
+        return self.tokens / self.seconds * PACE_SECONDS / STREAMS
 
 
 def write_paced_engine(directory: Path) -> None:
     """Makes `directory` a replay engine that answers for ever, one token a stream each step."""
-    vocabulary = Vocabulary.load(RANKS)
+    vocabulary = Vocabulary.load(random_engine.RANKS)
     header = (CHANNEL, *vocabulary.encode("final"), MESSAGE)
     steps = (Tokens(ids=header), Repeat(ids=tuple(vocabulary.encode(TEXT))))
     script = Script(scenarios=(Scenario(steps=steps),), pace_seconds=PACE_SECONDS)
-    replay_engine.write(directory, script, ranks=RANKS)
+    replay_engine.write(directory, script, ranks=random_engine.RANKS)
 
 
-def request_body(max_tokens: int) -> dict[str, object]:
-    """Returns a streamed chat request that gives exactly `max_tokens` tokens."""
-    return {
+def request(port: int, tokens: int) -> bytes:
+    """Returns a streamed chat request that gives exactly `tokens` tokens."""
+    body = {
         "model": MODEL,
         "stream": True,
-        "max_tokens": max_tokens,
+        "stream_options": {"include_usage": True},
+        "max_tokens": tokens,
         "ignore_eos": True,
         "temperature": 0,
         "messages": [{"role": "user", "content": PROMPT}],
     }
+    return chat_request(port, body)
 
 
-def measure_pace(service: ApiProcess, tokens: int) -> dict[str, float]:
-    """Returns what 64 paced streams of `tokens` tokens cost and whether they kept their time."""
-    request = chat_request(service.port, request_body(tokens))
-    asyncio.run(load(service.port, [chat_request(service.port, request_body(50))] * STREAMS))
-    before = service.cpu_seconds()
-    results = asyncio.run(load(service.port, [request] * STREAMS))
-    after = service.cpu_seconds()
-    check(results)
-    total = tokens * STREAMS
-    seconds = max(result.last for result in results) - min(result.first for result in results)
-    # The role, the finish reason and [DONE] are not tokens; the header's tokens give no event.
-    chunks = sum(result.events - 3 for result in results)
-    return {
-        "tokens": total,
-        "tokens_per_second": total / seconds,
-        "pace_held": total / seconds * PACE_SECONDS / STREAMS,
-        "api_cpu_us_per_token": (after[0] - before[0]) / total * 1e6,
-        "engine_cpu_us_per_token": (after[1] - before[1]) / total * 1e6,
-        "chunks_per_token": chunks / (total - HEADER_TOKENS * STREAMS),
-        "reads_per_chunk": sum(result.reads for result in results) / chunks,
-        "first_event_ms_p50": median(result.first - result.sent for result in results) * 1e3,
-    }
-
-
-def check(results: list[StreamResult]) -> None:
-    """Raises RuntimeError unless every stream came to its proper end."""
+def check(results: list[StreamResult], tokens: int) -> None:
+    """Raises RuntimeError unless every stream ended properly and counted `tokens` tokens."""
     for result in results:
-        if b" 200 " not in result.status or b"[DONE]" not in result.tail:
+        counted = b'"completion_tokens":%d,' % tokens in result.tail
+        if b" 200 " not in result.status or b"[DONE]" not in result.tail or not counted:
             raise RuntimeError(f"a stream failed: {result.status!r} ... {result.tail!r}")
 
 
-def measure_served_rate(service: ApiProcess, streams: int, tokens: int) -> float:
-    """Returns the tokens a second of `streams` equal requests over HTTP."""
-    requests = [chat_request(service.port, request_body(tokens))] * streams
-    asyncio.run(load(service.port, [chat_request(service.port, request_body(8))] * streams))
-    results = asyncio.run(load(service.port, requests))
-    check(results)
+def measure_pace(service: ApiProcess, streams: int, tokens: int) -> Pace:
+    """Returns what paced streams of `tokens` tokens cost and whether they kept their time."""
+    warm = asyncio.run(load(service.port, [request(service.port, 50)] * streams))
+    check(warm, 50)
+    before = service.cpu_seconds()
+    results = asyncio.run(load(service.port, [request(service.port, tokens)] * streams))
+    after = service.cpu_seconds()
+    check(results, tokens)
+    total = tokens * streams
+    return Pace(
+        tokens=total,
+        seconds=max(result.last for result in results) - min(result.first for result in results),
+        api_us=(after[0] - before[0]) / total * 1e6,
+        engine_us=(after[1] - before[1]) / total * 1e6,
+        # The role, the finish reason, the usage and [DONE] hold no tokens.
+        chunks=sum(result.events - 4 for result in results),
+        first_ms=median(result.first - result.sent for result in results) * 1e3,
+    )
+
+
+def measure_served(service: ApiProcess, streams: int, tokens: int) -> float:
+    """Returns the tokens a second of equal requests over HTTP, from first sent to last got."""
+    check(asyncio.run(load(service.port, [request(service.port, 8)] * streams)), 8)
+    results = asyncio.run(load(service.port, [request(service.port, tokens)] * streams))
+    check(results, tokens)
     seconds = max(result.last for result in results) - min(result.sent for result in results)
     return streams * tokens / seconds
 
 
-def measure_own_rate(engine: Path, streams: int, tokens: int) -> float:
+def measure_own(engine: Path, streams: int, tokens: int) -> float:
     """Returns the tokens a second of the runtime alone, in a process without a server."""
     command = [
         *(sys.executable, "-m", "benchmarks.runtime_rate", str(engine)),
         *(str(streams), str(tokens), PROMPT),
     ]
-    environment = ENVIRONMENT | dict(os.environ)
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ
+    )
     return float(json.loads(done.stdout.splitlines()[-1])["tokens_per_second"])
 
 
-def run_pace(host: Host, tokens: int) -> dict[str, float]:
-    """Runs the first part and returns its numbers."""
-    with tempfile.TemporaryDirectory() as directory:
-        engine = Path(directory) / "paced"
+def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
+    """Runs the first part."""
+    machine = report.machine()
+    with tempfile.TemporaryDirectory() as room:
+        engine = Path(room) / "engine"
         write_paced_engine(engine)
         with serving(engine, host) as service:
-            return measure_pace(service, tokens)
+            runs = [measure_pace(service, STREAMS, tokens) for _ in range(rounds)]
+    held = median(run.held for run in runs)
+    api_us = median(run.api_us for run in runs)
+    row = (
+        f"{held:.3f}",
+        f"{api_us:.1f}",
+        f"{median(run.engine_us for run in runs):.1f}",
+        f"{median(run.chunks / run.tokens for run in runs):.2f}",
+        f"{median(run.first_ms for run in runs):.1f}",
+    )
+    return report.Result(
+        name=f"serving_pace_{host}",
+        title=f"Served streams: {STREAMS} at a step every {PACE_SECONDS * 1000:g} ms, {host}",
+        columns=("", "pace held", "API us/token", "engine us/token", "chunks/token", "first ms"),
+        rows=(("replay runtime", *row),),
+        goals=(
+            report.Goal(what="share of the pace that is held", value=held, wanted=PACE_HELD),
+            report.Goal(
+                what="CPU of the API process, us/token",
+                value=api_us,
+                wanted=CPU_US,
+                at_least=False,
+            ),
+        ),
+        notes=(
+            f"medians of {rounds} runs of {tokens} tokens a stream, one event a token and write",
+        ),
+        raw={"held": [run.held for run in runs], "api_us": [run.api_us for run in runs]},
+        machine=machine,
+        measured=report.now(),
+    )
 
 
-def run_rate(host: Host, engine: Path, rounds: int) -> dict[str, float]:
-    """Runs the second part, alternating, and returns the medians."""
+def run_rate(host: Host, engine: Path, rounds: int) -> report.Result:
+    """Runs the second part: the two ways take turns, and each pair is compared by itself."""
+    machine = report.machine()
     own: list[float] = []
     served: list[float] = []
     for _ in range(rounds):
-        own.append(measure_own_rate(engine, RATE_STREAMS, RATE_TOKENS))
+        own.append(measure_own(engine, RATE_STREAMS, RATE_TOKENS))
         with serving(engine, host) as service:
-            served.append(measure_served_rate(service, RATE_STREAMS, RATE_TOKENS))
-    return {
-        "own_tokens_per_second": median(own),
-        "served_tokens_per_second": median(served),
-        "ratio": median(served) / median(own),
-    }
+            served.append(measure_served(service, RATE_STREAMS, RATE_TOKENS))
+    ratio = median(there / here for there, here in zip(served, own, strict=True))
+    return report.Result(
+        name=f"serving_rate_{host}",
+        title=f"Served rate: {RATE_STREAMS} streams of {RATE_TOKENS} tokens, {host}",
+        columns=("", "tokens/s in process", "tokens/s over HTTP", "ratio"),
+        rows=(("embedded", f"{median(own):.0f}", f"{median(served):.0f}", f"{ratio:.2f}"),),
+        goals=(
+            report.Goal(what="served rate over the runtime's own", value=ratio, wanted=RATE_RATIO),
+        ),
+        notes=(f"{rounds} pairs, taken in turns",),
+        raw={"own": own, "served": served},
+        machine=machine,
+        measured=report.now(),
+    )
+
+
+def run_random_rate(host: Host, rounds: int) -> report.Result:
+    """Runs the second part on a random checkpoint."""
+    shape = checkpoints.mxfp4(checkpoints.SMALL)
+    checkpoint = checkpoints.ensure(shape, report.CHECKPOINTS)
+    with tempfile.TemporaryDirectory(dir=report.STATE) as room:
+        engine = Path(room).absolute() / "engine"
+        random_engine.write(engine, shape, checkpoint, RATE_LIMITS)
+        return run_rate(host, engine, rounds)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the parts asked for, prints their numbers, and returns 1 when a goal was missed."""
+    """Runs the parts asked for, keeps their results, and returns 1 when a goal was missed."""
     parser = argparse.ArgumentParser(description="What the service costs on top of its engine.")
     parser.add_argument("part", nargs="?", choices=("all", "pace", "rate"), default="all")
     parser.add_argument("--host", choices=("bentoml", "uvicorn"), default="bentoml")
@@ -148,27 +220,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=PACED_TOKENS, help="of each paced stream")
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args(arguments)
-    good = True
+    results = []
     if chosen.part in ("all", "pace"):
-        pace = run_pace(chosen.host, chosen.tokens)
-        good &= show(f"64 streams, a step each 2 ms, {chosen.host}", pace)
-        good &= pace["api_cpu_us_per_token"] <= 25 and pace["pace_held"] >= 0.98
-    if chosen.part == "rate" or (chosen.part == "all" and chosen.engine is not None):
-        if chosen.engine is None:
-            parser.error("the rate needs --engine")
-        rate = run_rate(chosen.host, chosen.engine.resolve(), chosen.rounds)
-        good &= show(f"16 streams over HTTP and in process, {chosen.host}", rate)
-        good &= rate["ratio"] >= 0.9
-    print("goals met" if good else "goals missed")
-    return 0 if good else 1
-
-
-def show(title: str, numbers: dict[str, float]) -> bool:
-    """Prints a table and returns True."""
-    print(f"\n{title} ({time.strftime('%Y-%m-%d %H:%M')})")
-    for name, number in numbers.items():
-        print(f"  {name:26} {number:12.3f}")
-    return True
+        results.append(run_pace(chosen.host, chosen.tokens, chosen.rounds))
+    if chosen.part in ("all", "rate") and chosen.engine is None:
+        results.append(run_random_rate(chosen.host, chosen.rounds))
+    elif chosen.part in ("all", "rate"):
+        results.append(run_rate(chosen.host, chosen.engine.absolute(), chosen.rounds))
+    for result in results:
+        report.publish(result)
+    return 0 if all(goal.met for result in results for goal in result.goals) else 1
 
 
 if __name__ == "__main__":
