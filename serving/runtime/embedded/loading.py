@@ -9,7 +9,7 @@ import torch
 from serving.runtime.embedded import mxfp4
 from serving.runtime.embedded.attention import causal_mask, geometry, sink_columns
 from serving.runtime.embedded.checkpoint import ModelConfig, Tensors, open_tensors, read_config
-from serving.runtime.embedded.experts import Experts
+from serving.runtime.embedded.experts import Experts, GroupedBank, LoopedBank, SwiGlu
 from serving.runtime.embedded.linear import Linear, packs
 from serving.runtime.embedded.model import Layer, Model, norm
 from serving.runtime.embedded.rope import Rotary, pair_rows
@@ -109,22 +109,35 @@ class _Loader:
 
     def _experts(self, prefix: str) -> Experts:
         config = self._config
-        count, hidden, inner = config.num_experts, config.hidden_size, config.intermediate_size
-        gate_up = self._expert_weight(prefix + "experts.gate_up_proj", count, 2 * inner, hidden)
-        gate_up_bias = self._take(prefix + "experts.gate_up_proj_bias", count, 2 * inner)
+        count, hidden = config.num_experts, config.hidden_size
         return Experts(
             router=self._take(prefix + "router.weight", count, hidden),
             router_bias=self._take(prefix + "router.bias", count),
-            gate_up=_gates_first(gate_up),
-            gate_up_bias=_gates_first(gate_up_bias).unsqueeze(1),
-            down=self._expert_weight(prefix + "experts.down_proj", count, hidden, inner),
-            down_bias=self._take(prefix + "experts.down_proj_bias", count, hidden).unsqueeze(1),
             per_token=config.experts_per_token,
-            alpha=config.swiglu_alpha,
-            limit=config.swiglu_limit,
+            bank=self._bank(prefix + "experts."),
         )
 
-    def _expert_weight(self, name: str, count: int, rows: int, columns: int) -> torch.Tensor:
+    def _bank(self, prefix: str) -> LoopedBank | GroupedBank:
+        config = self._config
+        count, hidden, inner = config.num_experts, config.hidden_size, config.intermediate_size
+        activation = SwiGlu(config.swiglu_alpha, config.swiglu_limit)
+        gate_up = _gates_first(self._stacked(prefix + "gate_up_proj", count, 2 * inner, hidden))
+        gate_up_bias = _gates_first(self._take(prefix + "gate_up_proj_bias", count, 2 * inner))
+        down = self._stacked(prefix + "down_proj", count, hidden, inner)
+        down_bias = self._take(prefix + "down_proj_bias", count, hidden)
+        if self._device.type == "cuda":
+            return GroupedBank(gate_up, gate_up_bias, down, down_bias, activation)
+        return LoopedBank(
+            self._separate(gate_up, gate_up_bias), self._separate(down, down_bias), activation
+        )
+
+    def _separate(self, weights: torch.Tensor, biases: torch.Tensor) -> tuple[Linear, ...]:
+        return tuple(
+            Linear(weight, bias, packed=self._packed)
+            for weight, bias in zip(weights, biases, strict=True)
+        )
+
+    def _stacked(self, name: str, count: int, rows: int, columns: int) -> torch.Tensor:
         """(experts, out, in), from MXFP4 or from the transposed plain layout."""
         if name + "_blocks" not in self._tensors:
             return self._take(name, count, columns, rows).mT.contiguous()

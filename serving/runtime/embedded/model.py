@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,10 @@ from serving.runtime.embedded.kv_store import KvStore
 from serving.runtime.embedded.linear import Linear
 from serving.runtime.embedded.plan import Chunk, Plan
 from serving.runtime.embedded.rope import Rotary, rotate
+
+# Up to so many tokens the products of one layer are too small to share: a second thread gains
+# nothing on an idle machine, and on a busy one every product would wait for it to be scheduled.
+SOLO_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,12 @@ class Model:
 
     def forward(self, plan: Plan, store: KvStore) -> torch.Tensor:
         """Returns logits (sampled rows, vocab); writes the keys and values of every token."""
+        with one_thread(len(plan.tokens) <= SOLO_TOKENS):
+            last = self._body(plan, store)
+        return self.head(self.final_norm(last, self.dtype))
+
+    def _body(self, plan: Plan, store: KvStore) -> torch.Tensor:
+        """Returns the residual stream (sampled rows, hidden) after the last layer."""
         # The residual stream stays in float32.
         hidden = F.embedding(plan.tokens, self.embedding).to(torch.float32)
         factors = self.rotary.factors(plan.positions)
@@ -79,8 +91,7 @@ class Model:
             x = layer.attention_norm(hidden, self.dtype)
             hidden += self._attention(index, layer, x, factors, plan, store)
             hidden += layer.experts(layer.experts_norm(hidden, self.dtype))
-        last = hidden.index_select(0, plan.sampled)
-        return self.head(self.final_norm(last, self.dtype))
+        return hidden.index_select(0, plan.sampled)
 
     def _attention(
         self,
@@ -145,3 +156,17 @@ class Model:
                 tiles, keys, values, layer.sink, self.causal, chunk.first_tile, sizes
             )
         return attention.by_token(mixed[:, top : top + rows.shape[1]], sizes)
+
+
+@contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Runs torch's CPU operators on the calling thread alone while the context lasts."""
+    before = torch.get_num_threads()
+    if not wanted or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
