@@ -25,8 +25,8 @@ CACHE_TOKENS = 32_768
 class Contender(Protocol):
     """One engine."""
 
-    def load(self, checkpoint: Path) -> None:
-        """Makes the engine ready to generate."""
+    def load(self, checkpoint: Path, dtype: str) -> None:
+        """Makes the engine ready to generate, in `bfloat16` or `float32`."""
         ...
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
@@ -44,12 +44,16 @@ class Embedded:
     def __init__(self) -> None:
         self._runtime: Any = None
 
-    def load(self, checkpoint: Path) -> None:
-        """Loads in bfloat16."""
+    def load(self, checkpoint: Path, dtype: str) -> None:
+        """Loads with the limits that all contenders share."""
         from benchmarks.runtime import open_runtime
 
         self._runtime = open_runtime(
-            checkpoint, max_batch_size=BATCH, max_num_tokens=CHUNK_TOKENS, cache_tokens=CACHE_TOKENS
+            checkpoint,
+            max_batch_size=BATCH,
+            max_num_tokens=CHUNK_TOKENS,
+            cache_tokens=CACHE_TOKENS,
+            dtype=dtype,
         )
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> Timeline:
@@ -73,9 +77,8 @@ class Transformers:
         self._settings = settings
         self._manager: Any = None
 
-    def load(self, checkpoint: Path) -> None:
-        """Loads in bfloat16. MXFP4 experts are made bfloat16: its CPU path has nothing else."""
-        import torch
+    def load(self, checkpoint: Path, dtype: str) -> None:
+        """MXFP4 experts are unpacked: its CPU path has nothing else."""
         from transformers import AutoModelForCausalLM
         from transformers.generation.configuration_utils import (
             ContinuousBatchingConfig,
@@ -86,7 +89,7 @@ class Transformers:
         packed = '"mxfp4"' in (checkpoint / "config.json").read_text()
         plain = {"quantization_config": Mxfp4Config(dequantize=True)} if packed else {}
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.bfloat16, attn_implementation="eager", **plain
+            checkpoint, dtype=dtype, attn_implementation="eager", **plain
         )
         settings = GenerationConfig(do_sample=False, eos_token_id=NEVER_STOPS)  # type: ignore[no-untyped-call]
         self._manager = model.init_continuous_batching(
@@ -130,8 +133,9 @@ class Transformers:
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {
     "embedded": Embedded,
-    # As it comes: on this work it takes whole prompts of up to 8,192 tokens in one step.
-    "transformers": Transformers,
+    # As it comes, which is with whole prompts of up to 8,192 tokens in one step; but its cache is
+    # not let to take nine tenths of the machine's memory.
+    "transformers": partial(Transformers, num_blocks=CACHE_TOKENS // 256),
     # With the chunk, the block and the cache of the embedded runtime, which suit it far better.
     "transformers-tuned": partial(
         Transformers,

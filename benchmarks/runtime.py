@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks.timeline import Timeline
 from serving.engine import KvCache, Limits
 from serving.job import Sampling
-from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.runtime.embedded.runtime import DTYPES, EmbeddedRuntime
 from serving.runtime.messages import Generate
 
 BLOCK_TOKENS = 32
@@ -23,7 +21,7 @@ def open_runtime(
     max_batch_size: int,
     max_num_tokens: int,
     cache_tokens: int,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: str = "bfloat16",
     device: str = "cpu",
     graph_batch_sizes: Sequence[int] = (),
 ) -> EmbeddedRuntime:
@@ -36,7 +34,7 @@ def open_runtime(
             max_seq_len=cache_tokens,
         ),
         kv_cache=KvCache(block_tokens=BLOCK_TOKENS, max_tokens=cache_tokens),
-        dtype=dtype,
+        dtype=DTYPES[dtype],
         device=device,
         graph_batch_sizes=graph_batch_sizes,
     )

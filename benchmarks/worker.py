@@ -1,7 +1,7 @@
 """One contender in a process of its own, so that memory and threads of two are never mixed.
 
-`python -m benchmarks.worker NAME CHECKPOINT` loads the contender and then answers each line on
-standard input with a line on standard output, both JSON. `Worker` is the other end.
+`python -m benchmarks.worker NAME CHECKPOINT DTYPE` loads the contender and then answers each line
+on standard input with a line on standard output, both JSON. `Worker` is the other end.
 """
 
 from __future__ import annotations
@@ -46,7 +46,14 @@ class WorkerError(Exception):
 class Worker:
     """Starts a contender and waits until it has loaded. Use it as a context manager."""
 
-    def __init__(self, name: str, checkpoint: Path, threads: int, logs: Path = LOGS) -> None:
+    def __init__(
+        self,
+        name: str,
+        checkpoint: Path,
+        threads: int,
+        dtype: str = "bfloat16",
+        logs: Path = LOGS,
+    ) -> None:
         self.peak_bytes = 0
         # What the engine process of the service gets, for every contender alike.
         environment = (
@@ -62,7 +69,7 @@ class Worker:
         self._log = logs / f"{name}.log"
         with self._log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", name, str(checkpoint)],
+                [sys.executable, "-m", "benchmarks.worker", name, str(checkpoint), dtype],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -113,13 +120,13 @@ class Worker:
         self._process.stdout.close()
 
 
-def main(name: str, checkpoint: Path) -> None:
+def main(name: str, checkpoint: Path, dtype: str) -> None:
     """Answers orders until standard input ends."""
     # Libraries may print: what they write must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     contender = CONTENDERS[name]()
-    contender.load(checkpoint)
+    contender.load(checkpoint, dtype)
     answers.write(b"loaded\n")
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line, type=Order)
@@ -130,4 +137,4 @@ def main(name: str, checkpoint: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
