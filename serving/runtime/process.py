@@ -37,6 +37,8 @@ class EngineProcess:
         self._process = process
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._collecting = threading.Lock()
+        self._collected = False
         # A thread, because it works under every event loop and on every Unix, and is asleep.
         threading.Thread(target=self._collect, name="engine-exit", daemon=True).start()
 
@@ -80,14 +82,20 @@ class EngineProcess:
 
     def kill(self) -> None:
         """Kills the process, stopped or not; `exited` follows."""
-        self._process.kill()
+        # Not Popen's own kill: it would collect a process that has just ended before the thread.
+        with self._collecting:
+            if not self._collected:
+                os.kill(self._process.pid, signal.SIGKILL)
 
     def _collect(self) -> None:
-        # The id stays taken until `wait`, so the group that is killed here can be no other.
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        code = self._process.wait()
+        """Waits for the end. The id stays taken until `wait`, so it is no other's when used."""
+        with contextlib.suppress(ChildProcessError):  # Something else here collects all children.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with self._collecting:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            code = self._process.wait()
+            self._collected = True
         with contextlib.suppress(RuntimeError):  # The loop has closed: nobody asks any more.
             self._loop.call_soon_threadsafe(self._set_exited, code)
 

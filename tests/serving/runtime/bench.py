@@ -24,6 +24,8 @@ class Time:
     def __init__(self) -> None:
         self.now = 100.0
         self.sleeps: list[float] = []
+        self.late_seconds = 0.0
+        """How much longer than asked for each sleep takes."""
 
     def clock(self) -> float:
         return self.now
@@ -31,7 +33,7 @@ class Time:
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0
         self.sleeps.append(seconds)
-        self.now += seconds
+        self.now += seconds + self.late_seconds
 
 
 class Bench:

@@ -19,9 +19,6 @@ QUICK = Policy(
     backoff_most_seconds=0.1,
     max_failures=3,
     ping_seconds=0.05,
-    stall_seconds=0.4,
-    progress_seconds=0.6,
-    load_seconds=20.0,
 )
 
 Supervise = Callable[..., Awaitable[Supervisor]]

@@ -11,7 +11,7 @@ from serving.errors import ServingError
 from serving.job import Sampling
 from serving.runtime import script as scripts
 from serving.runtime.client import Stream
-from serving.runtime.lifecycle import Cause, EngineState
+from serving.runtime.lifecycle import Cause, EngineState, Policy
 from serving.runtime.messages import Output
 from serving.runtime.script import Scenario, Script
 from serving.runtime.supervisor import Supervisor
@@ -24,7 +24,13 @@ KILL = 77
 """A prompt with this token makes the engine play its fault."""
 
 DETECTION_SECONDS = 2.0
-WAIT_SECONDS = 20.0
+"""What is promised to the streams of an engine that was killed."""
+WAIT_SECONDS = 30.0
+
+WATCHFUL = Policy(
+    backoff_first_seconds=0.02, ping_seconds=0.05, stall_seconds=1.0, progress_seconds=1.0
+)
+"""Finds a hang soon, yet forgives what a busy machine does to a process."""
 
 
 def either(*steps: scripts.ScriptStep, **fields: object) -> Script:
@@ -44,10 +50,10 @@ async def read_all(stream: Stream) -> list[tuple[int, Output]]:
     return outputs
 
 
-async def loss_of(stream: Stream) -> ServingError:
-    """Reads a stream until it is told of the loss, within the time that is promised."""
+async def loss_of(stream: Stream, within_seconds: float = WAIT_SECONDS) -> ServingError:
+    """Reads a stream until it is told of the loss."""
     with pytest.raises(ServingError) as raised:
-        async with asyncio.timeout(DETECTION_SECONDS):
+        async with asyncio.timeout(within_seconds):
             await read_all(stream)
     return raised.value
 

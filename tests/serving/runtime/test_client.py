@@ -137,6 +137,15 @@ async def test_after_the_last_finish_there_is_nothing_more(pair: Pair) -> None:
     assert await stream.receive() == []
 
 
+async def test_a_finished_id_is_dead(pair: Pair) -> None:
+    stream, requests = await started(pair, ONE, ONE)
+    dead = requests[0].id
+    await pair.engine.send(Step([Output(dead, [1], "stop")]), Step([Output(dead, [2])]))
+    await pair.settle()
+    assert tokens(await stream.receive()) == [(0, [1])]
+    stream.close()
+
+
 async def test_a_cancelled_wait_loses_nothing(pair: Pair) -> None:
     stream, [request] = await started(pair, ONE)
     waiting = asyncio.create_task(stream.receive())

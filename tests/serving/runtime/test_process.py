@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -94,3 +95,19 @@ async def test_kill_after_the_end_is_harmless(process: EngineProcess) -> None:
     process.kill()
     assert await process.wait(WAIT_SECONDS) == -signal.SIGKILL
     process.kill()
+
+
+async def test_the_end_is_told_however_often_and_early_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    for _ in range(20):
+        process, end = EngineProcess.spawn(tmp_path, {})
+        while not process.exited.done():
+            process.kill()
+            await asyncio.sleep(0)
+        end.close()
+        assert process.exited.result() in (3, -signal.SIGKILL)

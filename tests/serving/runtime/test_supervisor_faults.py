@@ -11,8 +11,10 @@ from serving.errors import ErrorKind, ServingError
 from serving.runtime import script as scripts
 from serving.runtime.lifecycle import Cause, EngineState, Policy
 from tests.serving.runtime.supervised import (
+    DETECTION_SECONDS,
     KILL,
     LONG,
+    WATCHFUL,
     Supervise,
     either,
     loss_of,
@@ -27,7 +29,7 @@ async def test_a_killed_engine_is_told_at_once_and_replaced(supervise: Supervise
     await running.receive()
     first = pid_of(supervisor)
     os.kill(first, signal.SIGKILL)
-    error = await loss_of(running)
+    error = await loss_of(running, DETECTION_SECONDS)
     assert error.kind is ErrorKind.ENGINE_UNAVAILABLE
     assert supervisor.state is not EngineState.READY
     assert supervisor.ready is None
@@ -52,7 +54,7 @@ async def test_a_killed_engine_is_told_at_once_and_replaced(supervise: Supervise
 
 
 async def test_a_hung_engine_is_killed_and_replaced(supervise: Supervise) -> None:
-    supervisor = await supervise(either())
+    supervisor = await supervise(either(), WATCHFUL)
     running = supervisor.open([1], [LONG])
     await running.receive()
     os.kill(pid_of(supervisor), signal.SIGSTOP)
@@ -66,14 +68,14 @@ async def test_a_hung_engine_is_killed_and_replaced(supervise: Supervise) -> Non
 
 
 async def test_an_idle_engine_that_hangs_is_found_too(supervise: Supervise) -> None:
-    supervisor = await supervise(either())
+    supervisor = await supervise(either(), WATCHFUL)
     os.kill(pid_of(supervisor), signal.SIGSTOP)
     await reached(supervisor, EngineState.LOST)
     assert supervisor.history[-1].cause is Cause.HUNG
 
 
 async def test_a_loop_that_blocks_is_a_hang(supervise: Supervise) -> None:
-    supervisor = await supervise(either(scripts.Hang()))
+    supervisor = await supervise(either(scripts.Hang()), WATCHFUL)
     await loss_of(supervisor.open([KILL], [LONG]))
     assert supervisor.history[-1].cause is Cause.HUNG
 
@@ -96,17 +98,16 @@ async def test_a_short_pause_is_no_hang(supervise: Supervise) -> None:
 
 
 async def test_an_engine_without_progress_is_replaced(supervise: Supervise) -> None:
-    supervisor = await supervise(either(scripts.Freeze()))
+    supervisor = await supervise(either(scripts.Freeze()), WATCHFUL)
     await loss_of(supervisor.open([KILL], [LONG]))
     assert supervisor.history[-1].cause is Cause.NO_PROGRESS
 
 
 async def test_a_stalled_sequence_is_not_the_engines_end(supervise: Supervise) -> None:
-    policy = Policy(ping_seconds=0.02, stall_seconds=0.3, progress_seconds=0.3)
-    supervisor = await supervise(either(scripts.Stall()), policy)
+    supervisor = await supervise(either(scripts.Stall()), WATCHFUL)
     stalled = supervisor.open([KILL], [LONG])
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.8):
+        async with asyncio.timeout(1.5):
             await stalled.receive()
     assert supervisor.state is EngineState.READY
     stalled.close()
@@ -116,8 +117,8 @@ async def test_a_stalled_sequence_is_not_the_engines_end(supervise: Supervise) -
 async def test_a_pause_of_this_process_is_not_held_against_the_engine(
     supervise: Supervise,
 ) -> None:
-    supervisor = await supervise(either())
-    time.sleep(1.0)  # noqa: ASYNC251 -- the event loop is blocked on purpose
+    supervisor = await supervise(either(), WATCHFUL)
+    time.sleep(1.5)  # noqa: ASYNC251 -- the event loop is blocked on purpose
     await asyncio.sleep(0.2)
     assert supervisor.state is EngineState.READY
     assert supervisor.restarts == 0
