@@ -7,6 +7,7 @@ whether it still says on this machine what it said when it was built.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from serving.job import Sampling
 from serving.runtime.contract import Runtime
 from serving.runtime.host import RUNTIMES, Loadable
 from serving.runtime.messages import Generate
+from serving.runtime.process import ENVIRONMENT
 
 MAX_TOKENS = 48
 WEATHER = FunctionTool(
@@ -109,6 +111,11 @@ def _generate(runtime: Runtime, number: int, prompt: list[int]) -> list[int]:
 
 def _load(directory: Path, built: Engine) -> Runtime:
     """Returns the engine's runtime, loaded in this process."""
+    for (
+        variable,
+        value,
+    ) in ENVIRONMENT.items():  # as the engine process has it, before torch reads it
+        os.environ.setdefault(variable, value)
     module, _, name = RUNTIMES[built.runtime].partition(":")
     try:
         kind: Loadable = getattr(importlib.import_module(module), name)

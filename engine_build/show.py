@@ -31,6 +31,8 @@ def verify(directory: Path, advance: Advance = durable.ignore) -> Engine:
 def table(directory: Path, found: Engine) -> Table:
     """Returns what an engine is, one row a fact."""
     rows = Table(show_header=False, box=None, title=str(directory), title_justify="left")
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")
     for name, value in _facts(found):
         rows.add_row(name, value)
     return rows
