@@ -117,7 +117,7 @@ def read(path: Path) -> Compact:
     """Returns the compact checkpoint in a file. Raises CompactError, or OSError."""
     data = path.read_bytes()
     try:
-        entries = dict(safetensors.deserialize(data))
+        entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata = header["__metadata__"]
         shape = msgspec.json.decode(metadata[SHAPE_KEY], type=Shape)

@@ -11,9 +11,10 @@ from random import Random
 
 import msgspec
 
-from model_assets.development import exchanges
+from model_assets.development import exchanges, unknown
 from model_assets.development.exchanges import Exchange, Question
-from model_assets.development.tools import Offer, Use, arguments_text, offers
+from model_assets.development.offers import Offer, Use, arguments_text
+from model_assets.development.tools import offers
 from model_assets.development.words import INSTRUCTIONS
 from serving.harmony.conversation import (
     Assistant,
@@ -147,7 +148,7 @@ class _Scene:
         if draw < 0.59:
             return exchanges.themed(rng, generator.questions), "themed"
         if draw < 0.71:
-            return exchanges.unknown(rng, generator.junk), "unknown"
+            return unknown.unknown(rng, generator.junk), "unknown"
         if draw < 0.76:
             return exchanges.capital(rng), "capital"
         if draw < 0.84:
@@ -253,7 +254,7 @@ class _Scene:
         return f"{gist} Let me think about it.{thought}{decision}"
 
     def _direct(self, exchange: Exchange) -> str:
-        if exchange.answer == exchanges.FALLBACK:
+        if exchange.answer == unknown.FALLBACK:
             return self._effort(exchange.gist, " I will say so.", " It is not in my training.")
         return self._effort(
             exchange.gist, " I can answer directly.", " I know this one, and no tool is needed."

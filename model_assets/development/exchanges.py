@@ -12,26 +12,28 @@ from model_assets.development.words import (
     CAPITALS,
     NAMES,
     NOUNS,
-    SUBJECTS,
     split,
 )
 
 QUESTIONS_PATH = Path(__file__).with_name("questions.json")
-FALLBACK = (
-    "I am only the development stand-in for gpt-oss-120b, a tiny network that knows a few "
-    "questions, and this is not one of them. Ask me what I can do, or serve the real model for a "
-    "real answer."
-)
 NUMBER_WORDS = split(
     "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen,"
     "fourteen, fifteen, sixteen, seventeen, eighteen, nineteen, twenty"
 )
-GREETINGS = dict(
-    French="Bonjour", German="Hallo", Spanish="Hola", Italian="Ciao", Japanese="Konnichiwa"
-)
-THANKS = dict(
-    French="Merci", German="Danke", Spanish="Gracias", Italian="Grazie", Japanese="Arigato"
-)
+GREETINGS = {
+    "French": "Bonjour",
+    "German": "Hallo",
+    "Spanish": "Hola",
+    "Italian": "Ciao",
+    "Japanese": "Konnichiwa",
+}
+THANKS = {
+    "French": "Merci",
+    "German": "Danke",
+    "Spanish": "Gracias",
+    "Italian": "Grazie",
+    "Japanese": "Arigato",
+}
 OPPOSITES = dict(
     pair.split(":")
     for pair in split(
@@ -66,11 +68,6 @@ class Exchange(msgspec.Struct, frozen=True):
 def read_questions(path: Path = QUESTIONS_PATH) -> tuple[Question, ...]:
     """Returns the documented questions."""
     return msgspec.json.decode(path.read_bytes(), type=tuple[Question, ...])
-
-
-def fallback(ask: str) -> Exchange:
-    """Returns the exchange for something that the stand-in does not know."""
-    return Exchange(ask, "I do not know this.", FALLBACK)
 
 
 def documented(rng: Random, questions: Sequence[Question]) -> Exchange:
@@ -321,74 +318,3 @@ def today(rng: Random, date: str | None) -> Exchange:
         answer = "I was not told the date, so I cannot know it."
         return Exchange(vary(rng, form), "I was not told the date.", answer)
     return Exchange(vary(rng, form), "The system message has the date.", f"Today is {date}.")
-
-
-def unknown(rng: Random, junk: Sequence[str]) -> Exchange:
-    """Returns something that the stand-in cannot know; `junk` are words outside its vocabulary."""
-    draw = rng.random()
-    words = [rng.choice(junk) for _ in range(rng.randint(1, 12 if draw < 0.3 else 3))]
-    thing = rng.choice(
-        (" ".join(words[:2]), rng.choice(NOUNS), rng.choice(NOUNS), rng.choice(SUBJECTS))
-    )
-    if draw < 0.12:
-        return fallback(" ".join(words))
-    if draw < 0.18:
-        return fallback(f"What is the capital of {' '.join(words[:2])}?")
-    if draw < 0.24:
-        return fallback(_long_text(rng, junk))
-    form = rng.choice(
-        (
-            "What is {}?",
-            "What is the {}?",
-            "Who was {}?",
-            "Who is {}?",
-            "Who invented {}?",
-            "How do I fix {}?",
-            "How do I learn {}?",
-            "How does {} work?",
-            "Why is {} important?",
-            "Explain {}",
-            "Explain {} in simple terms",
-            "Explain {} to a child",
-            "Write an essay about {}",
-            "Write an email about {}",
-            "Write a song about {}",
-            "Write a paragraph about {}",
-            "Write a Python script for {}",
-            "Write a SQL query for {}",
-            "Give me a recipe for {}",
-            "Give me ideas for {}",
-            "List five facts about {}",
-            "Tell me about {}",
-            "What do you think about {}?",
-            "Recommend a book about {}",
-            "Plan a trip to {}",
-            "Compare {} and water",
-            "Translate {} to Latin",
-            "Summarize {}",
-            "When was {} discovered?",
-            "Where can I find {}?",
-            "How many {} are there?",
-            "Is {} good for me?",
-            "What is the history of {}?",
-            "I need advice about {}",
-            "Can you help me with {}?",
-            "Let's talk about {}",
-        )
-    )
-    return fallback(vary(rng, form.format(thing)))
-
-
-def _long_text(rng: Random, junk: Sequence[str]) -> str:
-    """Returns a task followed by some lines of text that the stand-in cannot read."""
-    task = rng.choice(
-        (
-            "Summarize this text:",
-            "Fix this code:",
-            "Translate this:",
-            "Solve this problem:",
-            "Review:",
-        )
-    )
-    words = [rng.choice((*NOUNS, *junk)) for _ in range(rng.randint(10, 40))]
-    return f"{task}\n\n{' '.join(words)}."

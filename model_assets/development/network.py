@@ -54,14 +54,15 @@ def fake_mxfp4(weight: Tensor) -> Tensor:
     Blocks of 32 along the last axis share a power of two: 2 ** (floor(log2(max)) - 2), as in the
     OCP Microscaling specification 1.0, section 6.3.
     """
-    blocks = weight.detach().unflatten(-1, (-1, 32))
+    blocks = weight.detach().reshape(*weight.shape[:-1], -1, 32)
     largest = blocks.abs().amax(-1, keepdim=True).clamp(min=2.0**-100)
     scale = torch.exp2(torch.floor(torch.log2(largest)) - 2)
     levels = torch.tensor(E2M1)
     middles = (levels[1:] + levels[:-1]) / 2
     nearest = levels[torch.bucketize((blocks / scale).abs(), middles)]
     rounded = (nearest * blocks.sign() * scale).flatten(-2)
-    return weight + (rounded - weight).detach()
+    straight: Tensor = weight + (rounded - weight).detach()
+    return straight
 
 
 class SinkAttention(torch.autograd.Function):
@@ -139,7 +140,7 @@ class Attention(nn.Module):
         q = rotate(heads(self.q_proj(x)), *rope)
         k = rotate(heads(self.k_proj(x)), *rope).repeat_interleave(group, dim=1)
         v = heads(self.v_proj(x)).repeat_interleave(group, dim=1)
-        out: Tensor = SinkAttention.apply(q, k, v, self.sinks, mask)
+        out: Tensor = SinkAttention.apply(q, k, v, self.sinks, mask)  # type: ignore[no-untyped-call]
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(rows, length, -1))
         return projected
 
@@ -187,7 +188,7 @@ class Experts(nn.Module):
         gate_up, down = self.weights()
         inner = [
             self.activate(torch.addmm(self.gate_up_proj_bias[i], part, gate_up[i]))
-            for i, part in enumerate(x[token].split(counts))
+            for i, part in enumerate(torch.split(x[token], counts))
         ]
         outer = [torch.addmm(self.down_proj_bias[i], part, down[i]) for i, part in enumerate(inner)]
         weighted = torch.cat(outer) * share.reshape(-1)[order].unsqueeze(-1)
@@ -238,7 +239,7 @@ class Network(nn.Module):
     def quantise(self, on: bool) -> None:
         """Switches the rounding of the experts to MXFP4 on or off."""
         for block in self.layers:
-            block.mlp.quantised = on  # type: ignore[union-attr, assignment]
+            block.mlp.quantised = on  # type: ignore[union-attr]
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Returns the last hidden states [B, T, hidden].

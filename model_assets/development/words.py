@@ -15,7 +15,8 @@ CAPITALS = dict(
         "Switzerland:Bern, Belgium:Brussels, Denmark:Copenhagen, Sweden:Stockholm, Norway:Oslo,"
         "Finland:Helsinki, Poland:Warsaw, Greece:Athens, Ireland:Dublin, Hungary:Budapest,"
         "Japan:Tokyo, China:Beijing, India:New Delhi, South Korea:Seoul, Thailand:Bangkok,"
-        "Turkey:Ankara, Egypt:Cairo, Kenya:Nairobi, Nigeria:Abuja, Canada:Ottawa, Mexico:Mexico City,"
+        "Turkey:Ankara, Egypt:Cairo, Kenya:Nairobi, Nigeria:Abuja, Canada:Ottawa,"
+        "Mexico:Mexico City,"
         "Brazil:Brasília, Argentina:Buenos Aires, Chile:Santiago, Peru:Lima, Australia:Canberra,"
         "New Zealand:Wellington, Russia:Moscow, Ukraine:Kyiv, Iceland:Reykjavik, Cuba:Havana,"
         "the United Kingdom:London, the United States:Washington, the Netherlands:Amsterdam,"
@@ -57,13 +58,14 @@ NOUNS = split(
 
 SUBJECTS = split(
     "weather, forecast, temperature, stock price, exchange rate, order status, invoice, ticket,"
-    "recipe, news, schedule, calendar, balance, account, profile, contact, flight, hotel, train,"
-    "route, distance, traffic, population, definition, synonym, translation, summary, title, price,"
-    "rating, review, score, menu, inventory, package, delivery, playlist, song, lyrics, movie, book,"
-    "document, file, report, task, note, reminder, meeting, event, alarm, timer, message, email,"
-    "customer, user, product, discount, tax, salary, budget, sensor, device, light, battery, server,"
-    "log, job, build, test, deployment, branch, issue, commit, page, image, video, map, time zone,"
-    "postal code, phone number, address, holiday, sunrise, moon phase, air quality, water level"
+    "recipe, news, schedule, calendar, balance, account, profile, contact, flight, hotel,"
+    "train, route, distance, traffic, population, definition, synonym, translation, summary,"
+    "title, price, rating, review, score, menu, inventory, package, delivery, playlist, song,"
+    "lyrics, movie, book, document, file, report, task, note, reminder, meeting, event, alarm,"
+    "timer, message, email, customer, user, product, discount, tax, salary, budget, sensor,"
+    "device, light, battery, server, log, job, build, test, deployment, branch, issue, commit,"
+    "page, image, video, map, time zone, postal code, phone number, address, holiday, sunrise,"
+    "moon phase, air quality, water level"
 )
 
 CONDITIONS = split(
