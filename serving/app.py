@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
@@ -20,9 +21,9 @@ from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
 from serving.api.routes import make_routes
 from serving.lifecycle import Launch, Service, Supervised
-from serving.runtime.lifecycle import EngineState, Transition
+from serving.runtime.lifecycle import EngineState, Policy, Transition
 from serving.runtime.supervisor import Supervisor
-from serving.settings import Settings
+from serving.settings import Settings, Supervision
 from serving.telemetry.logs import make_logger
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.recorder import Recorder
@@ -42,10 +43,13 @@ def create_app(
     before the lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes
     the supervisor: another one in tests.
     """
+    # A second series for each counter, with the time of its first count, is of no use to anyone.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(settings.model, (state.value for state in EngineState))
     recorder = Recorder(metrics, make_logger(settings.log_level))
     today = datetime.datetime.fromtimestamp(now(), datetime.UTC).date()
-    service = Service(settings, recorder, launch or _supervise, clock=clock, today=today)
+    launch = launch or _supervisor(settings.supervision)
+    service = Service(settings, recorder, launch, clock=clock, today=today)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -76,5 +80,11 @@ def create_app(
     return app
 
 
-def _supervise(directory: Path, on_transition: Callable[[Transition], None]) -> Supervised:
-    return Supervisor(directory, on_transition=on_transition)
+def _supervisor(settings: Supervision) -> Launch:
+    """Returns what starts engine processes under these settings."""
+    policy = Policy(**settings.model_dump())
+
+    def launch(directory: Path, on_transition: Callable[[Transition], None]) -> Supervised:
+        return Supervisor(directory, policy, on_transition=on_transition)
+
+    return launch

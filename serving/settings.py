@@ -73,6 +73,16 @@ class Admission(Section):
     max_waiting: Annotated[int, Field(ge=0)] = 256
 
 
+class Supervision(Section):
+    """When an engine process is given up, and how often another is started."""
+
+    load_seconds: Seconds = 1800.0
+    stall_seconds: Seconds = 30.0
+    progress_seconds: Seconds = 120.0
+    max_failures: Count = 5
+    backoff_most_seconds: Seconds = 60.0
+
+
 class Settings(BaseSettings):
     """Everything that can be set. `config/service.yaml` says what each key means."""
 
@@ -93,6 +103,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     deadlines: Deadlines = Deadlines()
     admission: Admission = Admission()
+    supervision: Supervision = Supervision()
 
     @field_validator("served_model_names")
     @classmethod
