@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.announcement import announce
 from serving.app import create_app
+from serving.parent import leave_with_parent
 from serving.settings import SettingsError, load_settings
 
 DEVELOPMENT_ENGINE = "gpt-oss-development:latest"
@@ -97,11 +98,13 @@ class GptOss:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Tells the API where the engine is, and the terminal what the engine does."""
+        """Tells the API where the engine is, and the terminal what it does; watches BentoML."""
         api.state.engine_directory = _directory(self.engine, self.bento_service.bento)
-        self._announcement = asyncio.create_task(
-            announce(api.state.service, self.bento_service.url or "", settings.model, sys.stdout)
-        )
+        url = self.bento_service.url or ""
+        self._tasks = [
+            asyncio.create_task(announce(api.state.service, url, settings.model, sys.stdout)),
+            asyncio.create_task(leave_with_parent()),
+        ]
 
     def __is_alive__(self) -> bool:
         return bool(api.state.service.alive)

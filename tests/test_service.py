@@ -147,6 +147,15 @@ def test_ctrl_c_ends_an_idle_service_within_seconds(engine: Path, tmp_path: Path
         assert "Traceback" not in served.output
 
 
+def test_a_host_that_is_killed_leaves_no_process(engine: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, extra={"GPT_OSS_ENGINE": str(engine)}) as served:
+        served.wait_until_ready()
+        processes = served.processes()
+        served.process.kill()
+        served.wait_for_exit()
+        assert psutil.wait_procs(processes, timeout=15)[1] == []
+
+
 class Trap:
     """A proxy that counts who wants to leave the machine and lets nobody out."""
 
