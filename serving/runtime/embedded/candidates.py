@@ -38,14 +38,13 @@ class Candidates(NamedTuple):
         return index if self.ids is None else int(self.ids[index])
 
 
-def candidates(scores: Floats, sampling: Sampling, scratch: Floats) -> Candidates:
+def candidates(scores: Floats, peak: np.float32, sampling: Sampling, scratch: Floats) -> Candidates:
     """Returns the tokens that temperature, top_k, top_p and min_p leave of one row of logits.
 
-    The largest of `scores`, (vocab,), is finite, none is NaN. `scratch` is as long and receives
-    the weights.
+    `peak`, the largest of `scores`, is finite, and none is NaN. The weights are written to
+    `scratch`, as long as `scores` or `scores` itself.
     """
     ids = None
-    peak = scores.max()
     if 0 < sampling.top_k < scores.size:
         ids = foremost(scores, sampling.top_k)
         scores = scores[ids]

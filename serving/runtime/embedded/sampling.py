@@ -111,11 +111,16 @@ class Sampler:
 
     def _draw(self, sequence: _Sequence) -> int | None:
         """Returns a token drawn from the adjusted logits, None when there is none to draw."""
-        if not np.isfinite(self._scores.max()):
-            repair(self._scores)
-            if self._scores.max() == -np.inf:
+        scores = self._scores
+        peak = scores.max()
+        if not np.isfinite(peak):
+            repair(scores)
+            peak = scores.max()
+            if peak == -np.inf:
                 return None
-        left = candidates(self._scores, sequence.sampling, self._weights)
+        # A second row would not fit the cache beside the first; only a report needs the logits.
+        scratch = scores if sequence.sampling.logprobs is None else self._weights
+        left = candidates(scores, peak, sequence.sampling, scratch)
         return left.draw(uniform(sequence.seed, sequence.generated))
 
 

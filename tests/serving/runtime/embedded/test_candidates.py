@@ -35,6 +35,15 @@ def row(size: int, scale: float = 3.0, seed: int = 0) -> Floats:
     return (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
 
 
+def left(scores: Floats, sampling: Sampling) -> Candidates:
+    """Returns the candidates, having checked that they may take the place of the logits."""
+    apart = candidates(scores, scores.max(), sampling, np.empty_like(scores))
+    copy = scores.copy()
+    in_place = candidates(copy, copy.max(), sampling, copy)
+    assert np.array_equal(apart.weights, in_place.weights)
+    return apart
+
+
 def probabilities(found: Candidates, size: int) -> Floats:
     shares = np.zeros(size, dtype=np.float32)
     shares[slice(None) if found.ids is None else found.ids] = found.weights / found.weights.sum()
@@ -81,7 +90,7 @@ def test_the_distribution_is_that_of_transformers(
     size: int, scale: float, sampling: Sampling
 ) -> None:
     scores = row(size, scale)
-    found = candidates(scores, sampling, np.empty_like(scores))
+    found = left(scores, sampling)
     shares, expected = probabilities(found, size), reference(scores, sampling)
     assert np.array_equal(shares > 0, expected > 0)
     np.testing.assert_allclose(shares, expected, rtol=2e-4, atol=1e-9)
@@ -89,10 +98,10 @@ def test_the_distribution_is_that_of_transformers(
 
 def test_equals_of_the_last_token_let_through_are_let_through_too() -> None:
     scores = np.array([1.0, 3.0, 2.0, 2.0, 0.0], dtype=np.float32)
-    two = candidates(scores, Sampling(max_tokens=1, top_k=2), np.empty_like(scores))
+    two = left(scores, Sampling(max_tokens=1, top_k=2))
     assert two.ids is not None
     assert two.ids.tolist() == [1, 2, 3]
-    half = candidates(scores, Sampling(max_tokens=1, top_p=0.6), np.empty_like(scores))
+    half = left(scores, Sampling(max_tokens=1, top_p=0.6))
     assert np.flatnonzero(half.weights).tolist() == [1, 2, 3]
 
 
@@ -100,7 +109,7 @@ def test_tokens_that_are_ruled_out_stay_out() -> None:
     scores = row(1000)
     scores[100:] = -np.inf
     for sampling in (Sampling(max_tokens=1), Sampling(max_tokens=1, top_k=500, top_p=0.999)):
-        shares = probabilities(candidates(scores, sampling, np.empty_like(scores)), 1000)
+        shares = probabilities(left(scores, sampling), 1000)
         assert np.flatnonzero(shares).max() < 100
 
 
