@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,12 @@ class Shape:
 
 
 Write = Callable[[Shape], Path]
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where models run: the CPU, or what EMBEDDED_DEVICE names (`cuda`)."""
+    return torch.device(os.environ.get("EMBEDDED_DEVICE", "cpu"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -208,7 +215,7 @@ MakeRuntime = Callable[..., EmbeddedRuntime]
 
 
 @pytest.fixture
-def make_runtime(write_checkpoint: Write) -> MakeRuntime:
+def make_runtime(write_checkpoint: Write, device: torch.device) -> MakeRuntime:
     """Returns a runtime over a random checkpoint; small limits unless told otherwise."""
 
     def make(
@@ -227,6 +234,7 @@ def make_runtime(write_checkpoint: Write) -> MakeRuntime:
             limits=Limits(max_batch_size=batch, max_num_tokens=budget, max_seq_len=longest),
             kv_cache=KvCache(block_tokens=16, max_tokens=cache_tokens, block_reuse=reuse),
             dtype=dtype,
+            device=device.type,
             graph_batch_sizes=graphs,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from serving.job import Sampling
 from serving.runtime.embedded.graphs import padded_size
@@ -34,10 +35,13 @@ def submit(runtime: EmbeddedRuntime, count: int) -> None:
 def test_padded_decode_gives_the_tokens_of_the_eager_path(
     make_runtime: Callable[..., EmbeddedRuntime],
     finish_all: Callable[[EmbeddedRuntime], dict[int, Any]],
+    device: torch.device,
     count: int,
 ) -> None:
     """Sequences end at different steps, so the batch shrinks through several sizes."""
-    eager, padded = make_runtime(), make_runtime(graphs=SIZES)
+    # On a GPU only the bfloat16 kernels can be captured.
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    eager, padded = make_runtime(dtype=dtype), make_runtime(dtype=dtype, graphs=SIZES)
     submit(eager, count)
     submit(padded, count)
     assert finish_all(padded) == finish_all(eager)
@@ -48,7 +52,7 @@ def test_padding_writes_to_no_block_of_a_sequence(
     finish_all: Callable[[EmbeddedRuntime], dict[int, Any]],
 ) -> None:
     """A prefix computed before many padded steps is still good after them."""
-    runtime = make_runtime(graphs=(8,))
+    runtime = make_runtime(dtype=torch.bfloat16, graphs=(8,))
     submit(runtime, 3)
     first = finish_all(runtime)
     submit(runtime, 3)

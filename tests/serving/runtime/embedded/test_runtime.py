@@ -33,10 +33,10 @@ def only(runtime: EmbeddedRuntime) -> Output:
     return output
 
 
-def test_it_is_a_runtime(make_runtime: Make) -> None:
+def test_it_is_a_runtime(make_runtime: Make, device: torch.device) -> None:
     runtime: Runtime = make_runtime()
     ready = runtime.ready()
-    assert (ready.runtime, ready.device, ready.blocks) == ("embedded", "cpu", 512)
+    assert (ready.runtime, ready.device, ready.blocks) == ("embedded", device.type, 512)
     assert (ready.max_seq_len, ready.block_tokens) == (1024, 16)
     assert ready.load_seconds > 0
     assert runtime.step() is None
