@@ -15,6 +15,7 @@ from typing import Any
 EVENT = b"data: "
 LAST = b"0\r\n\r\n"
 TAIL_BYTES = 1024
+STATUS_BYTES = 15
 
 
 @dataclass(slots=True)
@@ -53,20 +54,20 @@ class StreamClient(asyncio.Protocol):
         """Called by the event loop with what has arrived."""
         result = self.result
         now = time.monotonic()
-        if not result.reads:
-            result.status = data.split(b"\r\n", 1)[0]
+        if len(result.status) < STATUS_BYTES:
+            result.status = (result.status + data)[:STATUS_BYTES]
         if self._keep_arrivals:
             result.arrivals.append(now)
         result.reads += 1
         text = self._carry + data
         events = text.count(EVENT)
-        self._carry = data[-(len(EVENT) - 1) :]
+        self._carry = text[-(len(EVENT) - 1) :]
         if events:
             result.events += events
             result.first = result.first or now
             result.last = now
         result.tail = (result.tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        if data.endswith(LAST) and self._transport is not None:
+        if result.tail.endswith(LAST) and self._transport is not None:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,37 @@
+"""docs/api.md says what the API does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import openai.types.chat.completion_create_params as specification
+
+from serving.api.chat_schema import ChatRequest
+from serving.errors import ErrorKind
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+CODES = set(re.findall(r"`([a-z_]+)`", DOCUMENT))
+
+
+def test_every_field_of_the_request_is_documented() -> None:
+    table = DOCUMENT.split("## Answers")[0]
+    assert set(ChatRequest.model_fields) <= set(re.findall(r"`([a-z_]+)`", table))
+
+
+def test_every_field_of_the_client_s_specification_is_known() -> None:
+    fields = set(specification.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    assert fields <= set(ChatRequest.model_fields)
+
+
+def test_every_error_that_a_chat_request_can_get_is_documented() -> None:
+    not_yet = {
+        ErrorKind.INVALID_API_KEY,
+        ErrorKind.PERMISSION_DENIED,
+        ErrorKind.RATE_LIMITED,
+        ErrorKind.CLIENT_CLOSED,  # nobody is there to read it
+        ErrorKind.DEGENERATE_OUTPUT,
+        ErrorKind.DRAINING,
+    }
+    codes = {kind.value.code for kind in ErrorKind if kind not in not_yet}
+    assert codes <= CODES
