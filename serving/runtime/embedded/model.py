@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from serving.runtime.embedded import attention
+from serving.runtime.embedded import attention, flash
 from serving.runtime.embedded.attention import Geometry
 from serving.runtime.embedded.checkpoint import ModelConfig
 from serving.runtime.embedded.experts import Experts
@@ -134,6 +134,8 @@ class Model:
     def _chunk(
         self, index: int, layer: Layer, queries: torch.Tensor, chunk: Chunk, store: KvStore
     ) -> torch.Tensor:
+        if self.device.type == "cuda" and not layer.sliding:
+            return self._flash_chunk(index, layer, queries, chunk, store)
         sizes = self.sizes
         height = sizes.tile_rows * sizes.group
         rows = attention.by_kv_head(queries, sizes)
@@ -156,6 +158,20 @@ class Model:
                 tiles, keys, values, layer.sink, self.causal, chunk.first_tile, sizes
             )
         return attention.by_token(mixed[:, top : top + rows.shape[1]], sizes)
+
+    def _flash_chunk(
+        self, index: int, layer: Layer, queries: torch.Tensor, chunk: Chunk, store: KvStore
+    ) -> torch.Tensor:
+        tokens, width = queries.shape
+        sizes = self.sizes
+        keys, values = store.read(index, chunk.full_reads, 1)
+        first = sizes.block_tokens  # after the null block
+        past = chunk.first_tile * sizes.tile_rows + chunk.lead_rows
+        seen = slice(first, first + past + tokens)
+        heads = queries.view(tokens, -1, sizes.head_dim).transpose(0, 1)
+        sinks = layer.sink[..., 0].flatten()
+        mixed = flash.attend_chunk(heads, keys[:, seen], values[:, seen], sinks)
+        return mixed.transpose(0, 1).reshape(tokens, width)
 
 
 @contextmanager
