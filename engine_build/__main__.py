@@ -1,4 +1,4 @@
-"""The command line: `python -m engine_build build | inspect | verify | list`."""
+"""The command line: `python -m engine_build build | plan | inspect | verify | list | find`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from engine_build import fetch, golden, place, profile, show
+from engine_build import fetch, golden, place, plan, show
 from engine_build.build import Outcome
 from engine_build.build import build as run_build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.find import find
+from engine_build.profile import Profile
 from engine_build.progress import Steps
+from engine_build.settle import make_plan, settle
 from serving import engine
 from serving.engine import EngineError
 
@@ -25,12 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turns a GPT-OSS checkpoint into an engine: a directory that the service serves.",
 )
+ProfileName = Annotated[str, typer.Argument(help="A profile in config/engines/, or a YAML file.")]
+Purpose = Annotated[
+    str | None, typer.Option("--for", help="An overlay in config/overlays/, as `latency`.")
+]
 EngineName = Annotated[str, typer.Argument(help="A directory, an engine's name, or NAME:VERSION.")]
 
 
 @app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="A profile in config/engines/, or a YAML file.")],
+    name: ProfileName,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A directory with the checkpoint's files.")
     ] = None,
@@ -38,11 +44,12 @@ def build(
         bool, typer.Option(help="Register the engine in BentoML's model store.")
     ] = True,
     force: Annotated[bool, typer.Option(help="Build even when nothing has changed.")] = False,
+    purpose: Purpose = None,
 ) -> None:
     """Builds the engine of a profile; does nothing when it is built already."""
     started = time.monotonic()
     try:
-        outcome = _build(name, checkpoint, publish, force)
+        outcome = _build(settle(name, purpose), checkpoint, publish, force)
     except KeyboardInterrupt:
         advice = "Run the same command again to go on"
         raise BuildError(ExitCode.INTERRUPTED, "interrupted", advice) from None
@@ -50,8 +57,7 @@ def build(
     typer.echo(f"Engine {outcome.tag or outcome.engine.name}: {how}, {outcome.directory}")
 
 
-def _build(name: str, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
-    wanted = profile.load(name)
+def _build(wanted: Profile, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
     return run_build(
         wanted,
         fetch.choose(wanted, checkpoint, place.state()),
@@ -61,6 +67,13 @@ def _build(name: str, checkpoint: Path | None, publish: bool, force: bool) -> Ou
         record=golden.record,
         force=force,
     )
+
+
+@app.command(name="plan")
+def plan_memory(name: ProfileName, purpose: Purpose = None) -> None:
+    """Shows what an engine for GPUs would hold in their memory; needs neither GPU nor weights."""
+    for line in plan.lines(make_plan(settle(name, purpose))):
+        typer.echo(line)
 
 
 @app.command()

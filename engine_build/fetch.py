@@ -132,10 +132,7 @@ def choose(profile: Profile, directory: Path | None, state: State) -> Given | Co
     Raises BuildError: CONFIGURATION for an unknown checkpoint; UNAVAILABLE with everything that
     this machine lacks for the profile.
     """
-    try:
-        described = manifest.read(profile.checkpoint)
-    except ManifestError as error:
-        raise BuildError(ExitCode.CONFIGURATION, str(error)) from None
+    described = describe(profile)
     own = described.repository == OWN_REPOSITORY
     lacks = list(_lacks(profile))
     if directory is None and not own:
@@ -155,6 +152,20 @@ def choose(profile: Profile, directory: Path | None, state: State) -> Given | Co
     return Compact(described, state.checkpoint(described.name, described.revision), version)
 
 
+def describe(profile: Profile) -> manifest.Checkpoint:
+    """Returns the manifest of a profile's checkpoint. Raises BuildError (CONFIGURATION)."""
+    try:
+        return manifest.read(profile.checkpoint)
+    except ManifestError as error:
+        raise BuildError(ExitCode.CONFIGURATION, str(error)) from None
+
+
+def architecture(described: manifest.Checkpoint) -> Architecture:
+    """Returns the numbers of the checkpoint's network that an engine's manifest holds."""
+    numbers = msgspec.structs.asdict(described.architecture)
+    return Architecture(**{name: numbers[name] for name in Architecture.__struct_fields__})
+
+
 def _lacks(profile: Profile) -> Iterator[str]:
     """Yields what the profile's runtime needs and this installation has not."""
     if profile.runtime != "trtllm":
@@ -171,8 +182,6 @@ def _identity(described: manifest.Checkpoint) -> str:
 
 def _checkpoint(described: manifest.Checkpoint, files: list[Wanted]) -> Checkpoint:
     ranks = Wanted(RANKS_PATH, RANKS, RANKS.stat().st_size)
-    numbers = msgspec.structs.asdict(described.architecture)
-    names = Architecture.__struct_fields__
     return Checkpoint(
         model=Model(
             name=described.name,
@@ -180,6 +189,6 @@ def _checkpoint(described: manifest.Checkpoint, files: list[Wanted]) -> Checkpoi
             revision=described.revision,
             stand_in=described.stand_in,
         ),
-        architecture=Architecture(**{name: numbers[name] for name in names}),
+        architecture=architecture(described),
         files=(*files, ranks),
     )

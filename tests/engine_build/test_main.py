@@ -105,6 +105,15 @@ def test_a_profile_that_cannot_be_built_here_is_one_line(
     assert line.startswith("error: gpt-oss-120b-2xh100 cannot be built here; missing: ")
 
 
+def test_plan_tells_the_bytes_on_a_rank_without_a_gpu(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", "gpt-oss-120b-2xh100", "--for", "latency") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("gpt-oss-120b-2xh100-latency: 2 x NVIDIA H100 80GB HBM3")
+    assert "kv_cache" in shown
+
+
 def test_an_interrupted_build_says_how_to_go_on(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,36 @@
+"""What is built of a profile: its purpose laid over it, its plan checked, its arguments written."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine_build import overlay, profile
+from engine_build.failure import BuildError, ExitCode
+from engine_build.settle import make_plan, settle
+
+TRTLLM = [name for name in profile.names() if profile.load(name).runtime == "trtllm"]
+
+
+@pytest.mark.parametrize("name", TRTLLM)
+@pytest.mark.parametrize("purpose", [None, *overlay.names()])
+def test_every_gpu_profile_fits_and_has_its_arguments(name: str, purpose: str | None) -> None:
+    settled = settle(name, purpose)
+    assert settled.arguments["tensor_parallel_size"] == settled.mesh.tensor_parallel
+    assert settled.arguments["max_seq_len"] == settled.limits.max_seq_len
+    assert make_plan(settled).unused >= 0
+
+
+def test_a_profile_for_the_embedded_runtime_stays_as_it_is() -> None:
+    assert settle("development", None) == profile.load("development")
+
+
+def test_memory_is_planned_for_gpus_only() -> None:
+    with pytest.raises(BuildError, match=r"device\.kind is cpu") as caught:
+        make_plan(profile.load("development"))
+    assert caught.value.exit_code is ExitCode.CONFIGURATION
+
+
+def test_an_unknown_purpose_is_named_with_the_nearest() -> None:
+    with pytest.raises(BuildError) as caught:
+        settle(TRTLLM[0], "latncy")
+    assert caught.value.advice == "Did you mean latency?"
