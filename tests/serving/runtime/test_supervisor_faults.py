@@ -120,6 +120,7 @@ async def test_a_pause_of_the_whole_machine_is_not_held_against_the_engine(
     supervisor = await supervise(either(), WATCHFUL)
     pid = pid_of(supervisor)
     os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(0.2)  # A ping is on its way when the machine stops.
     time.sleep(1.5)  # noqa: ASYNC251 -- the event loop is blocked on purpose
     asyncio.get_running_loop().call_later(0.2, os.kill, pid, signal.SIGCONT)
     await asyncio.sleep(0.4)
