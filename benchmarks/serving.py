@@ -149,6 +149,7 @@ def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
     row = (
         f"{held:.3f}",
         f"{api_us:.1f}",
+        f"{median(run.api_us * run.tokens / run.chunks for run in runs):.1f}",
         f"{median(run.engine_us for run in runs):.1f}",
         f"{median(run.chunks / run.tokens for run in runs):.2f}",
         f"{median(run.first_ms for run in runs):.1f}",
@@ -156,7 +157,15 @@ def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
     return report.Result(
         name=f"serving_pace_{host}",
         title=f"Served streams: {STREAMS} at a step every {PACE_SECONDS * 1000:g} ms, {host}",
-        columns=("", "pace held", "API us/token", "engine us/token", "chunks/token", "first ms"),
+        columns=(
+            "",
+            "pace held",
+            "API us/token",
+            "API us/chunk",
+            "engine us/token",
+            "chunks/token",
+            "first ms",
+        ),
         rows=(("replay runtime", *row),),
         goals=(
             report.Goal(what="share of the pace that is held", value=held, wanted=PACE_HELD),

@@ -36,14 +36,15 @@ _STREAM_HEADERS = [
 class ChatCompletions:
     """The endpoint, an ASGI application.
 
-    `backend` returns what serves now, or raises ServingError. `now` is the time of day in seconds
-    since 1970, `make_id` returns a new random id each time.
+    `backend` returns what serves now, or raises ServingError; `known` returns it or None. `now` is
+    the time of day in seconds since 1970, `make_id` returns a new random id each time.
     """
 
     def __init__(
         self,
         settings: Settings,
         backend: Callable[[], Backend],
+        known: Callable[[], Backend | None],
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -52,6 +53,7 @@ class ChatCompletions:
     ) -> None:
         self._settings = settings
         self._backend = backend
+        self._known = known
         self._clock = clock
         self._now = now
         self._make_id = make_id
@@ -61,6 +63,8 @@ class ChatCompletions:
         """Answers one request. Raises ServingError for one that fails before its response."""
         exchange = exchange_of(scope, ROUTE)
         require_json(scope)
+        if (known := self._known()) is not None:
+            known.pipeline.admission.require_room()
         body = await read_body(receive)
         slow_client_seconds = self._settings.deadlines.slow_client_seconds
         async with Connection(receive, send, self._clock, slow_client_seconds) as connection:

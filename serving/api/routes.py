@@ -46,6 +46,7 @@ def make_routes(
     chat = ChatCompletions(
         settings,
         service.backend,
+        lambda: service.known,
         clock=clock,
         now=now,
         make_id=make_id,

@@ -69,6 +69,14 @@ class Admission:
         self._capacity = capacity
         self._advance()
 
+    def require_room(self) -> None:
+        """Raises ServingError (OVERLOADED) when even the smallest job would be refused now.
+
+        Asked before a request is read: to refuse must cost less than to serve.
+        """
+        if self._waiting >= self._max_waiting and (self._waiting or not self._fits(1)):
+            raise _overloaded()
+
     async def acquire(self, lane: Lane, sequences: int, queue_seconds: float) -> Ticket:
         """Waits for a ticket. A job of more sequences than the capacity runs alone.
 
@@ -78,11 +86,7 @@ class Admission:
         if not self._waiting and self._fits(sequences):
             return self._grant(sequences)
         if self._waiting >= self._max_waiting:
-            raise ServingError(
-                ErrorKind.OVERLOADED,
-                "The server has as many requests as it can hold. Try again later.",
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
+            raise _overloaded()
         waiter = Waiter(sequences)
         self._lanes[lane].append(waiter)
         self._waiting += 1
@@ -131,3 +135,11 @@ class Admission:
                     waiter.ticket.set_result(self._grant(waiter.sequences))
                 line.popleft()
                 self._waiting -= 1
+
+
+def _overloaded() -> ServingError:
+    return ServingError(
+        ErrorKind.OVERLOADED,
+        "The server has as many requests as it can hold. Try again later.",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )

@@ -321,7 +321,8 @@ async def test_a_full_line_is_503_and_the_deadline_in_it_too(start: Start) -> No
     await api.engine.next_stream()
     waiting = api.ask()
     await asyncio.sleep(0.05)
-    refused = await api.ask()
+    # Refused before it is read: that it is nonsense is never seen.
+    refused = await api.ask(messages="nonsense")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
     assert "retry-after" in refused.headers
     late = await waiting

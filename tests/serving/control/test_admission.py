@@ -64,6 +64,16 @@ async def test_a_full_line_refuses_at_once_and_says_when_to_come_back() -> None:
     waiting.cancel()
 
 
+async def test_room_is_required_of_the_line_or_of_the_engine() -> None:
+    admission = Admission(1, 0)
+    admission.require_room()
+    ticket = await admission.acquire(Lane.P1, 1, LONG_SECONDS)
+    with pytest.raises(ServingError):
+        admission.require_room()
+    ticket.release()
+    admission.require_room()
+
+
 async def test_who_waits_too_long_is_told_so_and_leaves_the_line() -> None:
     admission = Admission(1, 10)
     await admission.acquire(Lane.P1, 1, LONG_SECONDS)
