@@ -20,8 +20,14 @@ def load_model(
 ) -> Model:
     """Returns the model of a checkpoint directory. Raises CheckpointError."""
     config = read_config(directory)
-    with torch.inference_mode(), open_tensors(directory) as tensors:
-        return _Loader(config, tensors, block_tokens, dtype, device).model()
+    with torch.inference_mode():
+        # The embedding is taken through a mapping of its own: a shared one would stay with it, and
+        # with it in memory every page that the loading of the others has read.
+        with open_tensors(directory) as tensors:
+            shape = (config.vocab_size, config.hidden_size)
+            embedding = tensors("model.embed_tokens.weight", shape).to(device, dtype)
+        with open_tensors(directory) as tensors:
+            return _Loader(config, tensors, block_tokens, dtype, device).model(embedding)
 
 
 class _Loader:
@@ -40,18 +46,20 @@ class _Loader:
         self._device = device
         self._packed = packs(device, dtype)
 
-    def model(self) -> Model:
+    def model(self, embedding: torch.Tensor) -> Model:
         config, sizes = self._config, self._sizes
-        vocab = (config.vocab_size, config.hidden_size)
+        hidden = (config.hidden_size,)
         return Model(
             config=config,
             sizes=sizes,
-            embedding=self._take("model.embed_tokens.weight", *vocab),
+            embedding=embedding,
             layers=tuple(self._layer(index) for index in range(config.num_layers)),
             final_norm=norm(
-                self._tensors("model.norm.weight", vocab[1:]), config.rms_norm_eps, self._device
+                self._tensors("model.norm.weight", hidden), config.rms_norm_eps, self._device
             ),
-            head=Linear(self._take("lm_head.weight", *vocab), None, packed=self._packed),
+            head=Linear(
+                self._take("lm_head.weight", config.vocab_size, *hidden), None, packed=self._packed
+            ),
             rotary=Rotary(config.rope, config.head_dim, self._device),
             causal=causal_mask(sizes, self._dtype, self._device).view(1, sizes.tile_rows, 1, -1),
             dtype=self._dtype,
@@ -61,6 +69,10 @@ class _Loader:
     def _take(self, name: str, *shape: int) -> torch.Tensor:
         """The tensor in the model's dtype: still the file's memory when it is so there."""
         return self._tensors(name, shape).to(self._device, self._dtype)
+
+    def _keep(self, name: str, *shape: int) -> torch.Tensor:
+        """A small tensor, copied, so that it does not hold the file's memory."""
+        return self._take(name, *shape).clone()
 
     def _layer(self, index: int) -> Layer:
         config, prefix = self._config, f"model.layers.{index}."
@@ -76,10 +88,10 @@ class _Loader:
             qkv=self._qkv(attention),
             out=Linear(
                 self._take(attention + "o_proj.weight", config.hidden_size, width),
-                self._take(attention + "o_proj.bias", config.hidden_size),
+                self._keep(attention + "o_proj.bias", config.hidden_size),
                 packed=self._packed,
             ),
-            sink=sink_columns(self._take(attention + "sinks", config.num_heads), self._sizes),
+            sink=sink_columns(self._keep(attention + "sinks", config.num_heads), self._sizes),
             experts_norm=norm(
                 self._tensors(prefix + "post_attention_layernorm.weight", hidden),
                 eps,
@@ -111,8 +123,8 @@ class _Loader:
         config = self._config
         count, hidden = config.num_experts, config.hidden_size
         return Experts(
-            router=self._take(prefix + "router.weight", count, hidden),
-            router_bias=self._take(prefix + "router.bias", count),
+            router=self._keep(prefix + "router.weight", count, hidden),
+            router_bias=self._keep(prefix + "router.bias", count),
             per_token=config.experts_per_token,
             bank=self._bank(prefix + "experts."),
         )
@@ -122,9 +134,9 @@ class _Loader:
         count, hidden, inner = config.num_experts, config.hidden_size, config.intermediate_size
         activation = SwiGlu(config.swiglu_alpha, config.swiglu_limit)
         gate_up = _gates_first(self._stacked(prefix + "gate_up_proj", count, 2 * inner, hidden))
-        gate_up_bias = _gates_first(self._take(prefix + "gate_up_proj_bias", count, 2 * inner))
+        gate_up_bias = _gates_first(self._keep(prefix + "gate_up_proj_bias", count, 2 * inner))
         down = self._stacked(prefix + "down_proj", count, hidden, inner)
-        down_bias = self._take(prefix + "down_proj_bias", count, hidden)
+        down_bias = self._keep(prefix + "down_proj_bias", count, hidden)
         if self._device.type == "cuda":
             return GroupedBank(gate_up, gate_up_bias, down, down_bias, activation)
         return LoopedBank(
