@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from serving.engine import EngineError
+
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be loaded. The message names the file and what is wrong."""
+class CheckpointError(EngineError):
+    """A checkpoint that cannot be loaded: another try changes nothing, so the host refuses it.
+
+    The message names the file and what is wrong.
+    """
 
 
 @dataclass(frozen=True, slots=True)

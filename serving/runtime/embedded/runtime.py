@@ -32,7 +32,7 @@ class EmbeddedRuntime:
         """Returns the runtime of an engine directory.
 
         `precision.activations` is `bfloat16`, `float32` or `auto`: the faster on this machine.
-        Keys and values have the same format. Raises EngineError or CheckpointError.
+        Keys and values have the same format. Raises EngineError.
         """
         manifest = engines.read(directory)
         name = manifest.precision.activations
