@@ -21,6 +21,8 @@ STATE = Path(".state/benchmarks")
 CHECKPOINTS = STATE / "checkpoints"
 RESULTS = STATE / "results"
 SUMMARY_NAME = "summary.md"
+# Load a core, before a benchmark starts, up to which its figures are taken for the machine's own.
+QUIET_LOAD = 0.25
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,8 +133,10 @@ def _goal(goal: Goal) -> str:
 
 def _machine(result: Result) -> str:
     facts = result.machine
+    busy = facts.load > facts.cores * QUIET_LOAD
     return (
-        f"{result.measured}, {facts.processor}, {facts.cores} cores, load {facts.load:g} before, "
+        f"{result.measured}, {facts.processor}, {facts.cores} cores, load {facts.load:g} before"
+        f"{' (BUSY: measure again when it is not)' if busy else ''}, "
         f"Python {facts.python}, torch {facts.torch}"
     )
 

@@ -54,5 +54,12 @@ def test_the_table_names_the_machine() -> None:
     assert f"{report.machine().cores} cores" in text
 
 
+def test_a_result_from_a_busy_machine_says_so(tmp_path: Path) -> None:
+    for load, busy in ((0.0, False), (9.0 * report.machine().cores, True)):
+        facts = msgspec.structs.replace(report.machine(), load=load)
+        report.publish(msgspec.structs.replace(result("a", 3.0), machine=facts), tmp_path)
+        assert ("BUSY" in (tmp_path / report.SUMMARY_NAME).read_text()) is busy
+
+
 def test_spread_is_relative_to_the_median() -> None:
     assert report.spread([9.0, 10.0, 11.0]) == pytest.approx(0.2)
