@@ -41,6 +41,7 @@ class EmbeddedRuntime:
             (name not in DTYPES, f"precision.activations {name!r} is not known"),
             (manifest.precision.kv_cache not in (name, "auto"), "precision.kv_cache differs"),
             (manifest.mesh != engines.Mesh(), "mesh is of more than one device"),
+            (not manifest.cuda_graphs.padding, "cuda_graphs.padding is off"),
         ):
             if wrong:
                 raise engines.EngineError(f"{directory / engines.MANIFEST_NAME}: {message}")

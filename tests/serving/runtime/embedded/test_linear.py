@@ -24,22 +24,22 @@ def test_plain_layer_is_the_product(bias: bool) -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_packed_layer_agrees_with_the_plain_one_row_by_row() -> None:
-    if not packs(CPU, torch.bfloat16):
-        assert not packs(CPU, torch.float32)
-        return
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_packed_layer_agrees_with_the_plain_one_row_by_row(dtype: torch.dtype) -> None:
+    packed = packs(CPU, dtype)
     for out, size in ((768, 256), (8, 64), (1000, 128)):
-        weight, bias = weights(out, size, torch.bfloat16)
-        x = torch.randn((33, size), generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
-        layer = Linear(weight, bias, packed=True)
+        weight, bias = weights(out, size, dtype)
+        x = torch.randn((33, size), generator=torch.Generator().manual_seed(2)).to(dtype)
+        layer = Linear(weight, bias, packed=packed)
         batch = layer(x)
         torch.testing.assert_close(batch, F.linear(x, weight, bias), rtol=2e-2, atol=2e-2)
         for rows in (1, 2, 7, 16):
-            assert torch.equal(layer(x[:rows].contiguous()), batch[:rows])
+            alone = layer(x[:rows].contiguous())
+            torch.testing.assert_close(alone, batch[:rows], rtol=2e-2, atol=2e-2)
+            assert torch.equal(alone, batch[:rows]) or not packed
 
 
-def test_packing_is_refused_where_it_does_not_exist() -> None:
-    assert not packs(CPU, torch.float32)
+def test_packing_is_refused_on_another_device() -> None:
     assert not packs(torch.device("meta"), torch.bfloat16)
 
 

@@ -87,15 +87,20 @@ def test_activations_choose_the_dtype(load: Load, activations: str, dtype: torch
     assert load(precision=precision(activations)).dtype == dtype
 
 
-def test_what_this_runtime_cannot_run_is_refused(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(engines.EngineError, match="runtime is trtllm"):
-        load(runtime="trtllm")
-    shutil.rmtree(tmp_path / "engine")
-    with pytest.raises(engines.EngineError, match=r"precision\.activations 'fp8'"):
-        load(precision=precision("fp8"))
-    shutil.rmtree(tmp_path / "engine")
-    with pytest.raises(engines.EngineError, match="mesh"):
-        load(mesh=engines.Mesh(tensor_parallel=2))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runtime": "trtllm"}, "runtime is trtllm"),
+        ({"precision": precision("fp8")}, r"precision\.activations 'fp8'"),
+        ({"mesh": engines.Mesh(tensor_parallel=2)}, "mesh"),
+        ({"cuda_graphs": engines.CudaGraphs(padding=False)}, r"cuda_graphs\.padding"),
+    ],
+)
+def test_what_this_runtime_cannot_run_is_refused(
+    load: Load, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(engines.EngineError, match=message):
+        load(**changes)
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
