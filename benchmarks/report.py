@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -21,8 +22,8 @@ STATE = Path(".state/benchmarks")
 CHECKPOINTS = STATE / "checkpoints"
 RESULTS = STATE / "results"
 SUMMARY_NAME = "summary.md"
-# Load a core, before a benchmark starts, up to which its figures are taken for the machine's own.
-QUIET_LOAD = 0.25
+# Share of the cores that others may use before a benchmark's figures are not the machine's own.
+QUIET_SHARE = 0.1
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +41,13 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and under what load a result was measured. `load` is the one-minute average before."""
+    """Where a result was measured, and how many of its cores others used just before."""
 
     processor: str
     cores: int
-    load: float
     python: str
     torch: str
+    busy_cores: float = 0.0
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,13 +65,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def machine() -> Machine:
-    """Returns the facts of this machine. Call it before the work whose load is not meant."""
+    """Returns the facts of this machine, watching it for half a second.
+
+    Call it before the work that is measured: what runs then counts as others' use.
+    """
     return Machine(
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)),
-        load=round(os.getloadavg()[0], 2),
         python=platform.python_version(),
         torch=version("torch"),
+        busy_cores=round(psutil.cpu_percent(0.5) / 100.0 * (os.cpu_count() or 1), 2),
     )
 
 
@@ -133,10 +137,10 @@ def _goal(goal: Goal) -> str:
 
 def _machine(result: Result) -> str:
     facts = result.machine
-    busy = facts.load > facts.cores * QUIET_LOAD
+    busy = facts.busy_cores > facts.cores * QUIET_SHARE
     return (
-        f"{result.measured}, {facts.processor}, {facts.cores} cores, load {facts.load:g} before"
-        f"{' (BUSY: measure again when it is not)' if busy else ''}, "
+        f"{result.measured}, {facts.processor}, {facts.cores} cores, {facts.busy_cores:g} in use "
+        f"before{' (BUSY: measure again when it is not)' if busy else ''}, "
         f"Python {facts.python}, torch {facts.torch}"
     )
 

@@ -55,8 +55,8 @@ def test_the_table_names_the_machine() -> None:
 
 
 def test_a_result_from_a_busy_machine_says_so(tmp_path: Path) -> None:
-    for load, busy in ((0.0, False), (9.0 * report.machine().cores, True)):
-        facts = msgspec.structs.replace(report.machine(), load=load)
+    for used, busy in ((0.0, False), (float(report.machine().cores), True)):
+        facts = msgspec.structs.replace(report.machine(), busy_cores=used)
         report.publish(msgspec.structs.replace(result("a", 3.0), machine=facts), tmp_path)
         assert ("BUSY" in (tmp_path / report.SUMMARY_NAME).read_text()) is busy
 
