@@ -11,6 +11,7 @@ from typing import Protocol, TextIO
 FIRST_SIGN_SECONDS = 2.0
 LONGEST_SILENCE_SECONDS = 60.0
 POLL_SECONDS = 0.1
+WATCH_SECONDS = 1.0
 
 
 class Service(Protocol):
@@ -45,7 +46,7 @@ async def announce(
         _write(out, _invitation(url, model) if first else f"The engine is back: {url}/v1")
         first = False
         while service.ready:
-            await pause(POLL_SECONDS)
+            await pause(WATCH_SECONDS)
     _write(out, "The engine does not start; the reason stands above.")
 
 

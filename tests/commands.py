@@ -17,7 +17,7 @@ import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).parent / "bentoml"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def free_port() -> int:
