@@ -8,7 +8,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.types import Scope
 
-from serving.api.messages_schema import UNSUPPORTED
+from serving.api.fields import UNSUPPORTED
 from serving.errors import ErrorKind, ServingError
 from serving.settings import Limits
 

@@ -7,15 +7,15 @@ from typing import Protocol
 
 from starlette.routing import Route
 
-from serving.api.anthropic import messages, token_count
-from serving.api.chat import chat_completions
-from serving.api.completions import completions
+from serving.api.anthropic.endpoint import messages, token_count
+from serving.api.chat.endpoint import chat_completions
+from serving.api.completions.endpoint import completions
 from serving.api.generation import Surroundings
 from serving.api.missing import Missing
 from serving.api.models import Models
 from serving.api.probes import Health, MetricsPage, Probe
-from serving.api.responses_background import Background
-from serving.api.responses_routes import responses_routes
+from serving.api.responses.background import Background
+from serving.api.responses.routes import responses_routes
 from serving.api.tokenize import detokenize, tokenize
 from serving.backend import Backend
 from serving.settings import Settings

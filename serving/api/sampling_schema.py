@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.functional_validators import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from serving.api.messages_schema import Loose
+from serving.api.fields import Loose
 from serving.harmony.vocabulary import SIZE
 from serving.settings import Limits
 

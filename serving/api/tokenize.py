@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import field_validator
 
 from serving.api.body import check, decode, decode_object
-from serving.api.chat_conversation import make_conversation
-from serving.api.chat_schema import ChatRequest
-from serving.api.completion_facts import token_name
-from serving.api.completion_schema import check_ids
+from serving.api.chat.conversation import make_conversation
+from serving.api.chat.schema import ChatRequest
+from serving.api.completions.facts import token_name
+from serving.api.completions.schema import check_ids
 from serving.api.computation import Computation
+from serving.api.fields import Loose
 from serving.api.generation import Surroundings
-from serving.api.messages_schema import Loose
 from serving.api.sampling import require_model
 from serving.api.sampling_schema import ModelName
 from serving.backend import Backend

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from serving.api.body import decode
-from serving.api.chat_job import make_job
-from serving.api.chat_schema import ChatRequest
+from serving.api.chat.job import make_job
+from serving.api.chat.schema import ChatRequest
 from serving.backend import Backend
 from serving.errors import ServingError
 from serving.job import Job

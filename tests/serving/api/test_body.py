@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from serving.api.body import decode, decode_json, require_json
-from serving.api.chat_schema import ChatRequest
+from serving.api.chat.schema import ChatRequest
 from serving.errors import ErrorKind, ServingError
 from serving.settings import Limits
 

@@ -13,10 +13,10 @@ import openai.types.responses.response_create_params as responses_specification
 from anthropic.types import message_count_tokens_params
 from openai.types.responses import ResponseIncludable
 
-from serving.api.anthropic_schema import CountTokensRequest, MessagesRequest
-from serving.api.chat_schema import ChatRequest
-from serving.api.completion_schema import CompletionRequest
-from serving.api.responses_schema import INCLUDABLE, ResponsesRequest
+from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
+from serving.api.chat.schema import ChatRequest
+from serving.api.completions.schema import CompletionRequest
+from serving.api.responses.schema import INCLUDABLE, ResponsesRequest
 from serving.errors import ErrorKind
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "api.md").read_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.api import chat_job
+from serving.api.chat import job as chat_job
 from serving.harmony.conversation import Assistant, Conversation
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import Vocabulary

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from serving.api.chat_conversation import make_conversation
-from serving.api.chat_schema import DENIED_FIELDS, ChatRequest
+from serving.api.chat.conversation import make_conversation
+from serving.api.chat.schema import DENIED_FIELDS, ChatRequest
 from serving.backend import Backend
 from serving.errors import ErrorKind
 from serving.harmony.render import render

@@ -1,0 +1,52 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from serving.api.body import decode
+from serving.api.chat.answer import ChatAnswer
+from serving.api.chat.facts import ChatFacts
+from serving.api.chat.job import make_job
+from serving.api.chat.schema import ChatRequest
+from serving.api.chat.stream import ChatStream
+from serving.api.generation import Generation, Prepared, Surroundings
+from serving.backend import Backend
+from serving.job import Job
+
+ROUTE = "chat.completions"
+
+
+def chat_completions(around: Surroundings) -> Generation:
+    """Returns the endpoint."""
+
+    def prepare(body: bytes, job_id: str, deadline_seconds: float | None) -> Prepared:
+        request = decode(body, ChatRequest, around.settings.limits)
+        backend = around.backend()
+        job = make_job(
+            request, backend, around.settings, job_id=job_id, deadline_seconds=deadline_seconds
+        )
+        facts = _facts(request, backend, job, around)
+        options = request.stream_options
+        return Prepared(
+            run=lambda accepted: backend.pipeline.run(job, accepted=accepted),
+            presenter=(
+                ChatStream(facts, include_usage=bool(options and options.include_usage))
+                if request.stream
+                else ChatAnswer(facts)
+            ),
+            unknown_fields=len(request.model_extra or ()),
+        )
+
+    return Generation(ROUTE, around, prepare)
+
+
+def _facts(request: ChatRequest, backend: Backend, job: Job, around: Surroundings) -> ChatFacts:
+    return ChatFacts(
+        id=f"chatcmpl-{around.make_id()}",
+        created=int(around.now()),
+        model=around.settings.model,
+        fingerprint=backend.fingerprint,
+        choices=job.choices,
+        service_tier=None if request.service_tier is None else "default",
+        vocabulary=backend.vocabulary,
+        make_call_id=lambda: f"call_{around.make_id()}",
+    )

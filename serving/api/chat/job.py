@@ -1,0 +1,71 @@
+"""From a checked chat request to a job: rendered, counted, checked against the engine."""
+
+from __future__ import annotations
+
+from serving.api.chat.constraint import bind
+from serving.api.chat.conversation import make_conversation
+from serving.api.chat.schema import ChatRequest
+from serving.api.sampling import (
+    answer_tokens,
+    make_sampling,
+    require_capabilities,
+    require_model,
+    require_stream_for_options,
+)
+from serving.backend import Backend
+from serving.errors import ErrorKind, ServingError
+from serving.harmony.render import render
+from serving.job import Job
+from serving.runtime.messages import Ready
+from serving.settings import Settings
+
+
+def make_job(
+    request: ChatRequest,
+    backend: Backend,
+    settings: Settings,
+    *,
+    job_id: str,
+    deadline_seconds: float | None,
+) -> Job:
+    """Returns the job of a request. Raises ServingError for what this engine cannot do.
+
+    Encodes the whole conversation: milliseconds for a long one, so not always on the event loop.
+    """
+    ready = backend.ready()
+    require_model(request.model, settings)
+    _check_combinations(request)
+    _check_capabilities(request, ready)
+    constrains = "grammar" in ready.capabilities and backend.pipeline.constrains
+    binding = bind(request, settings.limits, constrains=constrains)
+    conversation = make_conversation(request, settings, backend.system_date)
+    prompt = render(conversation, backend.vocabulary)
+    asked = request.max_new_tokens
+    max_tokens = answer_tokens(asked, len(prompt), ready.max_seq_len, param="messages")
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    return Job(
+        id=job_id,
+        prompt=prompt,
+        sampling=make_sampling(
+            request, max_tokens, logprobs, grammar=None if binding is None else binding.grammar
+        ),
+        grammar_param=None if binding is None else binding.param,
+        choices=request.n or 1,
+        stop=request.stops,
+        tools=frozenset(tool.name for tool in conversation.tools),
+        deadline_seconds=deadline_seconds,
+    )
+
+
+def _check_combinations(request: ChatRequest) -> None:
+    """Refuses fields that need another field."""
+    if request.top_logprobs and not request.logprobs:
+        raise ServingError(
+            ErrorKind.INVALID_VALUE, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs"
+        )
+    require_stream_for_options(request)
+
+
+def _check_capabilities(request: ChatRequest, ready: Ready) -> None:
+    """Refuses what the runtime says it cannot do."""
+    require_capabilities(request, ready, logprobs=bool(request.logprobs))

@@ -1,0 +1,46 @@
+"""Events as one `text_completion` object."""
+
+from __future__ import annotations
+
+from serving.api.completions.facts import CompletionFacts, LegacyLogprobs
+from serving.events import ChoiceEvent, Content, Finished, TokenLogprob
+
+
+class CompletionAnswer:
+    """Collects the events of one response."""
+
+    def __init__(self, facts: CompletionFacts) -> None:
+        self._facts = facts
+        self._texts: list[list[str]] = [[facts.echo(choice)] for choice in range(facts.choices)]
+        self._logprobs: dict[int, list[TokenLogprob]] = {}
+        self._finished: dict[int, Finished] = {}
+
+    def add(self, events: list[ChoiceEvent]) -> None:
+        """Takes the next events."""
+        for choice, event in events:
+            if isinstance(event, Content):
+                self._texts[choice].append(event.text)
+                if event.logprobs is not None:
+                    self._logprobs.setdefault(choice, []).extend(event.logprobs)
+            elif isinstance(event, Finished):
+                self._finished[choice] = event
+
+    def body(self) -> dict[str, object]:
+        """Returns the object. Every choice must have finished."""
+        facts = self._facts
+        return {
+            **facts.head(),
+            "choices": [self._choice(choice) for choice in range(facts.choices)],
+            "usage": facts.usage({i: end.usage for i, end in self._finished.items()}),
+        }
+
+    def _choice(self, choice: int) -> dict[str, object]:
+        logprobs = self._logprobs.get(choice)
+        return {
+            "index": choice,
+            "text": "".join(self._texts[choice]),
+            "logprobs": None
+            if logprobs is None
+            else LegacyLogprobs(self._facts.vocabulary).take(logprobs),
+            "finish_reason": self._finished[choice].reason,
+        }

@@ -1,0 +1,68 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serving.api.body import decode
+from serving.api.completions.answer import CompletionAnswer
+from serving.api.completions.facts import CompletionFacts
+from serving.api.completions.jobs import make_jobs
+from serving.api.completions.prompt_batch import run_batch
+from serving.api.completions.schema import CompletionRequest
+from serving.api.completions.stream import CompletionStream
+from serving.api.generation import Generation, Prepared, Surroundings
+from serving.backend import Backend
+from serving.job import Job
+
+ROUTE = "completions"
+
+
+def completions(around: Surroundings) -> Generation:
+    """Returns the endpoint."""
+
+    def prepare(body: bytes, job_id: str, deadline_seconds: float | None) -> Prepared:
+        request = decode(body, CompletionRequest, around.settings.limits)
+        backend = around.backend()
+        jobs = make_jobs(
+            request,
+            backend,
+            around.settings,
+            job_id=job_id,
+            route=ROUTE,
+            deadline_seconds=deadline_seconds,
+        )
+        facts = _facts(request, backend, jobs, around)
+        options = request.stream_options
+        # As many prompts at once as the engine's batch holds: more would only wait in line.
+        at_once = max(1, backend.ready().max_batch_size // facts.choices_per_prompt)
+        return Prepared(
+            run=lambda accepted: run_batch(backend.pipeline, jobs, at_once, accepted),
+            presenter=(
+                CompletionStream(facts, include_usage=bool(options and options.include_usage))
+                if request.stream
+                else CompletionAnswer(facts)
+            ),
+            unknown_fields=len(request.model_extra or ()),
+        )
+
+    return Generation(ROUTE, around, prepare)
+
+
+def _facts(
+    request: CompletionRequest, backend: Backend, jobs: Sequence[Job], around: Surroundings
+) -> CompletionFacts:
+    texts = request.prompt or [jobs[0].prompt]
+    decode_ids = backend.vocabulary.decode
+    return CompletionFacts(
+        id=f"cmpl-{around.make_id()}",
+        created=int(around.now()),
+        model=around.settings.model,
+        fingerprint=backend.fingerprint,
+        prompts=len(jobs),
+        choices_per_prompt=jobs[0].choices,
+        echoes=tuple(one if isinstance(one, str) else decode_ids(one) for one in texts)
+        if request.echo
+        else (),
+        vocabulary=backend.vocabulary,
+    )

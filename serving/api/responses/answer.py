@@ -1,0 +1,26 @@
+"""Events as one `response` object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serving.api.responses.object import Body, ResponseObject
+from serving.api.responses.output import Output
+from serving.events import ChoiceEvent
+
+
+class ResponseAnswer:
+    """Collects the events of one response."""
+
+    def __init__(self, response: ResponseObject, output: Output, now: Callable[[], float]) -> None:
+        self._response = response
+        self._output = output
+        self._now = now
+
+    def add(self, events: list[ChoiceEvent]) -> None:
+        """Takes the next events."""
+        self._output.add(events)
+
+    def body(self) -> Body:
+        """Returns the object. The output must have finished."""
+        return self._response.ended(self._output, self._now())

@@ -1,0 +1,160 @@
+"""The `response` object: what was asked, what has become of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from serving.api.responses.output import Output
+from serving.api.responses.schema import ResponsesRequest
+from serving.errors import ErrorKind, ServingError
+from serving.events import Usage
+from serving.settings import Settings
+
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+Body = dict[str, Any]
+
+
+class ResponseObject:
+    """One response from its request to its end.
+
+    `stored` tells whether it can be had again; it may become false when it cannot be written.
+    """
+
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        settings: Settings,
+        *,
+        response_id: str,
+        created: float,
+        stored: bool,
+    ) -> None:
+        self.id = response_id
+        self.stored = stored
+        self._created = int(created)
+        self._ended: int | None = None
+        self._asked = _echo(request, settings)
+
+    def begun(self) -> Body:
+        """Returns the object as it is before the first item."""
+        return self._body("in_progress", [], None)
+
+    def running(self, output: Output) -> Body:
+        """Returns the object as it is now: queued until the output has begun."""
+        return self._body("in_progress" if output.items else "queued", output.body(), None)
+
+    def ended(self, output: Output, now: float) -> Body:
+        """Returns the object of an output that has come to its end: the first time, at `now`."""
+        if self._ended is None:
+            self._ended = int(now)
+        if output.finished is None:
+            raise ValueError("the output has not finished")
+        cut = output.finished.reason == "length"
+        body = self._body(
+            "incomplete" if cut else "completed", output.body(), usage_object(output.finished.usage)
+        )
+        if cut:
+            body["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            body["completed_at"] = self._ended
+        return body
+
+    def failed(self, output: Output, error: ServingError) -> Body:
+        """Returns the object of a response that broke off."""
+        body = self._broken("failed", output)
+        body["error"] = {
+            "code": _failure_code(error.kind),
+            "message": error.message,
+            "param": error.param,
+            "type": error.kind.value.type,
+        }
+        return body
+
+    def cancelled(self, output: Output) -> Body:
+        """Returns the object of a response that was called off."""
+        return self._broken("cancelled", output)
+
+    def _broken(self, status: Status, output: Output) -> Body:
+        items = [
+            {**item, "status": "incomplete"} if item["status"] == "in_progress" else item
+            for item in output.body()
+        ]
+        return self._body(status, items, None)
+
+    def _body(
+        self, status: Status, output: list[dict[str, object]], usage: dict[str, object] | None
+    ) -> Body:
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "completed_at": None,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "output": output,
+            "usage": usage,
+            "store": self.stored,
+            **self._asked,
+        }
+
+
+def usage_object(usage: Usage) -> dict[str, object]:
+    """Returns OpenAI's `usage`. Engines do not tell what they write to their cache: 0."""
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def _failure_code(kind: ErrorKind) -> str:
+    """Returns the nearest of the codes that the specification has for a failed response."""
+    if kind is ErrorKind.RATE_LIMITED:
+        return "rate_limit_exceeded"
+    return "invalid_prompt" if kind.value.http_status < 500 else "server_error"
+
+
+def _echo(request: ResponsesRequest, settings: Settings) -> Body:
+    """Returns the fields of the response that repeat the request, or the default in its place."""
+    reasoning, text = request.reasoning, request.text
+    form = text.format if text else None
+    echoed: Body = {
+        "model": settings.model,
+        "background": bool(request.background),
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "max_tool_calls": request.max_tool_calls,
+        "metadata": request.metadata or {},
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": request.previous_response_id,
+        "reasoning": {
+            "effort": (reasoning and reasoning.effort) or settings.reasoning_effort,
+            "summary": reasoning and (reasoning.summary or reasoning.generate_summary),
+        },
+        "service_tier": "default",
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": {
+            "format": (
+                form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}
+            ),
+            "verbosity": "medium",
+        },
+        "tool_choice": request.tool_choice or "auto",
+        "tools": [_tool(tool.model_dump()) for tool in request.tools or ()],
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "truncation": request.truncation or "disabled",
+    }
+    # The specification has no null for these.
+    for name in ("prompt_cache_key", "safety_identifier", "user"):
+        if (value := getattr(request, name)) is not None:
+            echoed[name] = value
+    return echoed
+
+
+def _tool(tool: Body) -> Body:
+    """Returns a tool as it is used: arguments are bound to the schema only where that was asked."""
+    return {**tool, "strict": bool(tool["strict"])}

@@ -1,0 +1,27 @@
+"""The addresses of the Responses API."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from serving.api.generation import Surroundings
+from serving.api.responses.background import Background
+from serving.api.responses.endpoint import responses
+from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
+from serving.api.responses.tokens import InputTokens
+from serving.store.responses import ResponseStore
+
+
+def responses_routes(
+    around: Surroundings, store: ResponseStore, background: Background
+) -> list[Route]:
+    """Returns the routes; those with a name of ours come before those with an id."""
+    return [
+        Route("/v1/responses", responses(around, store, background), methods=["POST"]),
+        Route(
+            "/v1/responses/input_tokens", InputTokens(around, store, background), methods=["POST"]
+        ),
+        Route("/v1/responses/{id}", StoredResponse(store, background), methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/input_items", InputItems(store), methods=["GET"]),
+        Route("/v1/responses/{id}/cancel", CancelledResponse(store, background), methods=["POST"]),
+    ]

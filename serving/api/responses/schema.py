@@ -1,0 +1,279 @@
+"""The request of the Responses API: every field of the OpenAI specification, by name.
+
+A field is honoured, or accepted where it does not change the answer, or refused by name. What the
+field says in words of Chat Completions is checked there (`responses_job`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from serving.api.chat.schema import Effort
+from serving.api.fields import UNSUPPORTED, Loose, Name, refuse
+from serving.api.responses.items import InputItem
+from serving.api.sampling_schema import (
+    DENIED_FIELDS,
+    Label,
+    ModelName,
+    Probability,
+    at_most,
+    limits_of,
+    refuse_denied,
+)
+
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
+
+INCLUDABLE = frozenset(
+    {
+        ENCRYPTED_REASONING,
+        LOGPROBS,
+        # Parts of items that this service never gives out: asking for them changes nothing.
+        "code_interpreter_call.outputs",
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    }
+)
+
+_TOOL_CHOICES = ("none", "auto", "required")
+_ONLY_FUNCTIONS = (
+    "only tools of type 'function' are supported; this service runs no tools of its own"
+)
+
+
+class Reasoning(Loose):
+    """How the model reasons, and how that is shown."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    mode: Literal["standard", "pro"] | None = None
+
+    @field_validator("context")
+    @classmethod
+    def _this_turn(cls, value: str | None) -> str | None:
+        if value == "all_turns":
+            raise PydanticCustomError(
+                UNSUPPORTED,
+                "only 'auto' and 'current_turn' are supported: this model was trained without the "
+                "reasoning of earlier turns",
+            )
+        return value
+
+    @field_validator("mode")
+    @classmethod
+    def _standard(cls, value: str | None) -> str | None:
+        if value == "pro":
+            raise PydanticCustomError(UNSUPPORTED, "only 'standard' is supported")
+        return value
+
+
+class TextFormat(Loose):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Name | None = None
+    description: str | None = None
+    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> TextFormat:
+        for field, value in (("name", self.name), ("schema", self.json_schema)):
+            if self.type == "json_schema" and value is None:
+                raise PydanticCustomError("missing", "Field required", {"field": field})
+        return self
+
+
+class Text(Loose):
+    """What the text of the answer is like."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    @field_validator("verbosity")
+    @classmethod
+    def _ordinary_verbosity(cls, value: str | None) -> str | None:
+        if value not in (None, "medium"):
+            raise PydanticCustomError(
+                UNSUPPORTED, "only 'medium' is supported: this model was not trained for another"
+            )
+        return value
+
+
+class FunctionTool(Loose):
+    """A function that the model may call: the only kind of tool."""
+
+    type: Literal["function"]
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_function(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") != "function":
+            raise PydanticCustomError(UNSUPPORTED, _ONLY_FUNCTIONS, {"field": "type"})
+        return value
+
+
+class StreamOptions(Loose):
+    """What a stream holds besides the answer."""
+
+    include_obfuscation: bool | None = None
+
+
+def _input_tag(value: Any) -> str | None:
+    return "@string" if isinstance(value, str) else "@items" if isinstance(value, list) else None
+
+
+Input = Annotated[
+    Annotated[str, Tag("@string")] | Annotated[list[InputItem], Tag("@items")],
+    Discriminator(
+        _input_tag,
+        custom_error_type="input_type",
+        custom_error_message="must be a string or a list of items",
+    ),
+]
+
+
+class PromptFields(Loose):
+    """What the model reads."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    input: Input = Field(default_factory=list)
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(max_length=512)] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: Text | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+    conversation: Annotated[
+        Any, refuse("conversations are not supported; use 'previous_response_id'")
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        refuse_denied(value, DENIED_FIELDS)
+        return value
+
+    @field_validator("input")
+    @classmethod
+    def _few_items(cls, value: str | list[Any], info: ValidationInfo) -> str | list[Any]:
+        if isinstance(value, list):
+            at_most(value, limits_of(info).messages, "items")
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _known_tool_choice(cls, value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else value
+        known = ("function", "allowed_tools") if isinstance(value, dict) else _TOOL_CHOICES
+        if value is not None and not (isinstance(kind, str) and kind in known):
+            raise PydanticCustomError(
+                UNSUPPORTED,
+                "must be 'none', 'auto', 'required', or of type 'function' or 'allowed_tools'",
+            )
+        return value
+
+
+class TokensRequest(PromptFields):
+    """The body of `POST /v1/responses/input_tokens`."""
+
+    model: ModelName | None = None
+    personality: Annotated[Any, refuse("is not supported; use 'instructions'")] = None
+
+
+class ResponsesRequest(PromptFields):
+    """The body of `POST /v1/responses`."""
+
+    model: ModelName
+    include: list[str] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Probability | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    background: bool | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    # Accepted: they do not change the answer.
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    metadata: dict[Annotated[str, Field(max_length=64)], Label] | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: Label | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    user: Label | None = None
+
+    # Refused by name.
+    access_programs: Annotated[Any, refuse("is not supported")] = None
+    context_management: Annotated[Any, refuse("is not supported; see 'truncation'")] = None
+    image: Annotated[Any, refuse("images are not supported by this model")] = None
+    moderation: Annotated[Any, refuse("moderation is not supported")] = None
+    prompt: Annotated[Any, refuse("prompt templates are not supported; send their text")] = None
+
+    @model_validator(mode="after")
+    def _background_alone(self) -> ResponsesRequest:
+        if self.background and self.stream:
+            raise PydanticCustomError(
+                UNSUPPORTED,
+                "a response in the background is not streamed; read it by its id",
+                {"field": "stream"},
+            )
+        if self.background and self.store is False:
+            raise PydanticCustomError(
+                "store", "a response in the background is stored", {"field": "store"}
+            )
+        return self
+
+    @field_validator("include")
+    @classmethod
+    def _known_parts(cls, value: list[str] | None) -> list[str] | None:
+        if unknown := set(value or ()) - INCLUDABLE:
+            name = sorted(unknown)[0][:64]
+            raise PydanticCustomError("include", "has no such part: '{name}'", {"name": name})
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _few_pairs(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and len(value) > 16:
+            raise PydanticCustomError("too_long", "may have 16 entries at most")
+        return value
+
+    @field_validator("prompt_cache_options")
+    @classmethod
+    def _no_prewarming(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and value.get("prewarm"):
+            raise PydanticCustomError(
+                UNSUPPORTED, "'prewarm' is not supported", {"field": "prewarm"}
+            )
+        return value
+
+    def includes(self, part: str) -> bool:
+        """Returns whether the answer is to hold `part`."""
+        return part in (self.include or ())
