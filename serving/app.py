@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 
 from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
-from serving.api.responses_background import Background
+from serving.api.responses.background import Background
 from serving.api.routes import make_routes
 from serving.lifecycle import Launch, Service, Supervised
 from serving.runtime.lifecycle import EngineState, Policy, Transition
