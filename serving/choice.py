@@ -58,8 +58,15 @@ class Choice:
     """
 
     def __init__(
-        self, decoder: Decoder, prompt_tokens: int, stop: Sequence[str], *, logprobs: bool
+        self,
+        decoder: Decoder,
+        prompt_tokens: int,
+        stop: Sequence[str],
+        *,
+        logprobs: bool,
+        keep_tokens: bool = False,
     ) -> None:
+        """With `keep_tokens` the last event holds everything that was generated."""
         self.decoder = decoder
         self.reason: FinishReason | None = None
         self.completion_tokens = 0
@@ -67,11 +74,14 @@ class Choice:
         self._prompt_tokens = prompt_tokens
         self._scanner = StopScanner(stop) if stop else None
         self._aligner = LogprobAligner() if logprobs else None
+        self._tokens: list[int] | None = [] if keep_tokens else None
 
     def feed(self, output: Output) -> list[Event]:
         """Returns the events of one output. Raises ServingError when the sequence failed."""
         tokens = output.tokens
         self.completion_tokens += len(tokens)
+        if self._tokens is not None:
+            self._tokens += tokens
         if output.cached_tokens:
             self.cached_tokens = output.cached_tokens
         if self._aligner is None:
@@ -113,7 +123,7 @@ class Choice:
     def _end(self, events: list[Event], reason: FinishReason) -> None:
         self.reason = reason
         stop_string = None if self._scanner is None else self._scanner.match
-        events.append(Finished(reason, self.usage, stop_string))
+        events.append(Finished(reason, self.usage, stop_string, tuple(self._tokens or ())))
 
     def _scan(self, events: list[Event], scanner: StopScanner) -> list[Event]:
         """Returns the events up to the first stop string in the visible content."""

@@ -54,6 +54,31 @@ class ToolCallArguments(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class BuiltInCallStart(msgspec.Struct, frozen=True, gc=False):
+    """The model has begun a call of a built-in tool; its input comes as `ToolCallArguments`.
+
+    `name` is the recipient: `python`, or `browser.search` and the like.
+    """
+
+    index: int
+    name: str
+
+
+class BuiltInCallRunning(msgspec.Struct, frozen=True, gc=False):
+    """The input of the built-in call that was begun last is whole; its executor has it now."""
+
+
+class BuiltInCallEnded(msgspec.Struct, frozen=True, gc=False):
+    """The built-in call that was begun last has come to its end.
+
+    `output` is what the model is told. `outcome`: the executor did it; it failed, or could not be
+    had; the call was not made, because no more were allowed.
+    """
+
+    output: str
+    outcome: Literal["completed", "failed", "refused"]
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one choice. `completion_tokens` includes control and reasoning tokens."""
 
@@ -70,7 +95,18 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     usage: Usage
     stop_string: str | None = None
     """The stop string of the request that ended the choice, if one did."""
+    tokens: tuple[int, ...] = ()
+    """What was generated, in full, for a job that may call built-in tools; else nothing."""
 
 
-Event = Reasoning | Content | ToolCallStart | ToolCallArguments | Finished
+Event = (
+    Reasoning
+    | Content
+    | ToolCallStart
+    | ToolCallArguments
+    | BuiltInCallStart
+    | BuiltInCallRunning
+    | BuiltInCallEnded
+    | Finished
+)
 ChoiceEvent = tuple[int, Event]

@@ -59,6 +59,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Strings that end the visible content; the match itself is not shown."""
     tools: frozenset[str] = frozenset()
     """Names of the functions that the model may call."""
+    built_in: frozenset[str] = frozenset()
+    """Recipients of the built-in tools that the model may call: `python`, `browser.search`."""
     grammar_param: str | None = None
     """The request's field that asked for `sampling.grammar`, for an error about it to name."""
     harmony: bool = True

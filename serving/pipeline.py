@@ -144,10 +144,17 @@ class Pipeline:
 
     def _choice(self, job: Job) -> Choice:
         decoder = (
-            Parser(self._vocabulary, job.tools) if job.harmony else PlainText(self._vocabulary)
+            Parser(self._vocabulary, job.tools, job.built_in)
+            if job.harmony
+            else PlainText(self._vocabulary)
         )
-        logprobs = job.sampling.logprobs is not None
-        return Choice(decoder, len(job.prompt), job.stop, logprobs=logprobs)
+        return Choice(
+            decoder,
+            len(job.prompt),
+            job.stop,
+            logprobs=job.sampling.logprobs is not None,
+            keep_tokens=bool(job.built_in),
+        )
 
     def _settle(self, record: Record, choices: list[Choice]) -> None:
         """Completes the record with the true counts and hands it on."""

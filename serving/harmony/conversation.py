@@ -20,6 +20,19 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] | None = None
 
 
+BuiltInName = Literal["python", "browser"]
+
+
+class BuiltInTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool that the model was trained to use while it reasons, as the system message offers it.
+
+    Without a `description` it is described as it was in training.
+    """
+
+    name: BuiltInName
+    description: str | None = None
+
+
 class System(msgspec.Struct, frozen=True, kw_only=True):
     """Harmony's system message: facts about the model, not the client's instructions.
 
@@ -31,6 +44,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     knowledge_cutoff: str | None = "2024-06"
     current_date: str | None = None
     reasoning_effort: ReasoningEffort = "medium"
+    built_in: tuple[BuiltInTool, ...] = ()
 
 
 class Developer(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,15 +34,17 @@ class Section(NamedTuple):
 class Header(NamedTuple):
     """The meaning of a header.
 
-    `tool` is the name of an offered tool, for `Kind.CALL` alone. `rest` is the text that is no part
-    of a header, without leading white space: the body, when `<|message|>` is missing. `oddities`
-    names what had to be guessed.
+    `tool` is the name of an offered tool, for `Kind.CALL` alone: a function of the client's, or,
+    with `built_in`, the recipient of a built-in tool. `rest` is the text that is no part of a
+    header, without leading white space: the body, when `<|message|>` is missing. `oddities` names
+    what had to be guessed.
     """
 
     kind: Kind
     tool: str | None
     rest: str
     oddities: tuple[str, ...]
+    built_in: bool = False
 
 
 _CHANNELS: Final = "analysis|commentary|final"
@@ -63,17 +65,24 @@ _JSON_BEFORE_VALUE: Final = re.compile(r"\s*json(?=\s*[{\[])")
 
 
 def read(
-    sections: Sequence[Section], tools: frozenset[str], *, role_expected: bool, complete: bool
+    sections: Sequence[Section],
+    tools: frozenset[str],
+    built_in: frozenset[str] = frozenset(),
+    *,
+    role_expected: bool,
+    complete: bool,
 ) -> Header:
     """Returns the meaning of a header whose sections are given, the role first.
 
     `tools` are the names of the offered functions: `functions.NAME` or `NAME` calls one, on any
-    channel. A message to a tool that was not offered is reasoning on the analysis channel, where
-    the built-in tools live, and content elsewhere. `role_expected` is False for the header that
-    the prompt has begun: its role is already there. `complete` says whether `<|message|>` ended
-    the header; without it, `rest` is kept whole rather than read as a header at any price.
+    channel. `built_in` are the recipients of the built-in tools that were offered, such as `python`
+    and `browser.search`. A message to a tool that was not offered is reasoning on the analysis
+    channel, where the built-in tools live, and content elsewhere. `role_expected` is False for the
+    header that the prompt has begun: its role is already there. `complete` says whether
+    `<|message|>` ended the header; without it, `rest` is kept whole rather than read as a header at
+    any price.
     """
-    reader = _Reader(tools, complete)
+    reader = _Reader(tools, built_in, complete)
     for section in sections:
         if section.marker == CHANNEL:
             reader.channel_section(section.text)
@@ -101,11 +110,20 @@ def resolve(recipient: str, tools: frozenset[str]) -> tuple[str | None, bool]:
     return None, True
 
 
+class _Target(NamedTuple):
+    """The offered tool that a recipient means, and whether its name was clean."""
+
+    name: str
+    built_in: bool
+    clean: bool
+
+
 class _Reader:
     """Collects what the sections of one header say."""
 
-    def __init__(self, tools: frozenset[str], complete: bool) -> None:
+    def __init__(self, tools: frozenset[str], built_in: frozenset[str], complete: bool) -> None:
         self._tools = tools
+        self._built_in = built_in
         self._complete = complete
         self._channel: str | None = None
         self._channel_sections = 0
@@ -142,17 +160,16 @@ class _Reader:
         self._leave(text[found.end() :] if found else text)
 
     def header(self) -> Header:
-        tool = self._tool()
+        target = self._target()
         rest = "".join(self._rest).lstrip()
         if not self._channel_sections:
             self._oddities.append("missing_channel")
         elif self._channel is None:
             self._oddities.append("unknown_channel")
-        if tool is not None:
-            kind = Kind.CALL
-        else:
-            kind = Kind.REASONING if self._channel == "analysis" else Kind.CONTENT
-        return Header(kind, tool, rest, tuple(self._oddities))
+        if target is not None:
+            return Header(Kind.CALL, target.name, rest, tuple(self._oddities), target.built_in)
+        kind = Kind.REASONING if self._channel == "analysis" else Kind.CONTENT
+        return Header(kind, None, rest, tuple(self._oddities))
 
     def _without_other_role(self, text: str) -> str:
         """Takes a role that is not the assistant's off `text`, unless it is a tool to call."""
@@ -163,7 +180,7 @@ class _Reader:
         if not self._complete and role not in _ROLES and not role.startswith("functions."):
             return text
         addressed = _RECIPIENT.search(text, found.end())
-        if addressed is None and resolve(role, self._tools)[0] is not None:
+        if addressed is None and self._meant(role) is not None:
             return text
         if _CHANNEL_NAME.fullmatch(role):
             return text
@@ -179,7 +196,7 @@ class _Reader:
         if name not in _NOBODY:
             if self._recipient is not None:
                 self._oddities.append("repeated_recipient")
-            if self._recipient is None or resolve(self._recipient, self._tools)[0] is None:
+            if self._recipient is None or self._meant(self._recipient) is None:
                 self._recipient = name
         return text[: found.start()] + text[found.end() :]
 
@@ -193,17 +210,29 @@ class _Reader:
         word = text.strip()
         if not word:
             return
-        if self._complete and self._recipient is None and resolve(word, self._tools)[0] is not None:
+        if self._complete and self._recipient is None and self._meant(word) is not None:
             self._recipient = word
             return
         self._rest.append(text)
 
-    def _tool(self) -> str | None:
+    def _meant(self, recipient: str) -> _Target | None:
+        """Returns the offered tool that a recipient means; a function before a built-in tool's
+        name that is not clean."""
+        if recipient in self._built_in:
+            return _Target(recipient, built_in=True, clean=True)
+        tool, clean = resolve(recipient, self._tools)
+        if tool is not None:
+            return _Target(tool, built_in=False, clean=clean)
+        word = _NAME.match(recipient)
+        name = word.group().removeprefix("functions.") if word else ""
+        return _Target(name, built_in=True, clean=False) if name in self._built_in else None
+
+    def _target(self) -> _Target | None:
         if self._recipient is None:
             return None
-        tool, clean = resolve(self._recipient, self._tools)
-        if tool is None:
+        target = self._meant(self._recipient)
+        if target is None:
             self._oddities.append("unoffered_tool")
-        elif not clean:
+        elif not target.clean:
             self._oddities.append("tool_name")
-        return tool
+        return target

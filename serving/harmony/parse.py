@@ -11,7 +11,14 @@ import codecs
 from collections.abc import Sequence
 from typing import Final
 
-from serving.events import Content, Event, Reasoning, ToolCallArguments, ToolCallStart
+from serving.events import (
+    BuiltInCallStart,
+    Content,
+    Event,
+    Reasoning,
+    ToolCallArguments,
+    ToolCallStart,
+)
 from serving.harmony.header import Header, Kind, Section, read
 from serving.harmony.vocabulary import (
     CALL,
@@ -58,20 +65,26 @@ class Parser:
     """Parses one choice. Parsing starts inside a header: the prompt ends in `<|start|>assistant`.
 
     What a message is shown as depends on its recipient, then on its channel: a call of an offered
-    tool on whatever channel is a tool call; analysis is reasoning; commentary without a recipient
-    (a preamble), final and anything else are content. A message to a tool that was not offered is
-    reasoning on the analysis channel and content elsewhere: shown, not executed, and not lost.
+    tool, a function or one of the `built_in` recipients, on whatever channel is a tool call;
+    analysis is reasoning; commentary without a recipient (a preamble), final and anything else are
+    content. A message to a tool that was not offered is reasoning on the analysis channel and
+    content elsewhere: shown, not executed, and not lost.
 
     `<|call|>` and `<|return|>` end a message, as `<|end|>` does, and not the parser: tokens after
     them (`ignore_eos`, or an engine that does not stop at a call) are parsed as further messages,
     and as content where they are none.
     """
 
-    def __init__(self, vocabulary: Vocabulary, tools: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        tools: frozenset[str] = frozenset(),
+        built_in: frozenset[str] = frozenset(),
+    ) -> None:
         self.reasoning_tokens = 0
         """Tokens of message bodies that were shown as reasoning: no headers, no control tokens."""
         self.tool_calls = 0
-        """How many `ToolCallStart` events there were."""
+        """How many calls have begun, those of built-in tools among them."""
         self.content_open = False
         """Whether the next token, when it is ordinary, adds to `Content` (maybe held back until a
         character is whole). True before and after feeding one token: it was a content token."""
@@ -80,6 +93,7 @@ class Parser:
         self._texts = vocabulary.texts
         self._token_bytes = vocabulary.token_bytes
         self._tools = tools
+        self._built_in = built_in
         # In a header it is a list; in a body, or between two messages, None.
         self._header: list[int] | None = []
         self._role_expected = False
@@ -231,7 +245,13 @@ class Parser:
         if cut_bytes:
             parts[-1] = (parts[-1][0], parts[-1][1][:-cut_bytes])
         sections = [Section(marker, data.decode("utf-8", "replace")) for marker, data in parts]
-        return read(sections, self._tools, role_expected=self._role_expected, complete=complete)
+        return read(
+            sections,
+            self._tools,
+            self._built_in,
+            role_expected=self._role_expected,
+            complete=complete,
+        )
 
     def _header_bytes(self, header: list[int]) -> list[tuple[int, bytes]]:
         """Returns the sections of a header as (control token before it, bytes)."""
@@ -252,7 +272,8 @@ class Parser:
         self._lead = SEPARATOR if header.kind in self._shown else ""
         self.content_open = header.kind is Kind.CONTENT
         if header.tool is not None:
-            events.append(ToolCallStart(self.tool_calls, header.tool))
+            start = BuiltInCallStart if header.built_in else ToolCallStart
+            events.append(start(self.tool_calls, header.tool))
             self.tool_calls += 1
 
     def _extend_body(self, token: int) -> None:

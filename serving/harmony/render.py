@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from serving.harmony.built_in import built_in_section
 from serving.harmony.conversation import (
     Assistant,
     Conversation,
@@ -101,8 +102,11 @@ def _system_text(system: System, has_tools: bool) -> str:
         facts.append(f"Knowledge cutoff: {system.knowledge_cutoff}")
     if system.current_date is not None:
         facts.append(f"Current date: {system.current_date}")
-    channels = _CHANNELS + (_TOOL_CHANNEL if has_tools else "")
-    return "\n\n".join(("\n".join(facts), f"Reasoning: {system.reasoning_effort}", channels))
+    sections = ["\n".join(facts), f"Reasoning: {system.reasoning_effort}"]
+    if system.built_in:
+        sections.append(built_in_section(system.built_in))
+    sections.append(_CHANNELS + (_TOOL_CHANNEL if has_tools else ""))
+    return "\n\n".join(sections)
 
 
 def _instructions(text: str) -> str:

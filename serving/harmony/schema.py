@@ -20,15 +20,22 @@ MAX_DEPTH: Final = 64
 
 def tools_section(tools: Iterable[FunctionTool]) -> str:
     """Returns the section `# Tools` with one namespace, `functions`."""
-    lines = ["# Tools\n", "## functions\n", "namespace functions {\n"]
+    return f"# Tools\n\n## functions\n\n{namespace('functions', tools)}"
+
+
+def namespace(name: str, tools: Iterable[FunctionTool]) -> str:
+    """Returns a namespace with the types of its functions."""
+    lines = [f"namespace {name} {{\n"]
     for tool in tools:
-        lines.extend(f"// {line}" for line in _lines(tool.description))
-        if tool.parameters is None:
-            lines.append(f"type {tool.name} = () => any;\n")
-        else:
-            lines.append(f"type {tool.name} = (_: {_type(tool.parameters, '', 0)}) => any;\n")
-    lines.append("} // namespace functions")
+        kind = "()" if tool.parameters is None else f"(_: {_type(tool.parameters, '', 0)})"
+        lines.append(f"{comment(tool.description)}type {tool.name} = {kind} => any;\n")
+    lines.append(f"}} // namespace {name}")
     return "\n".join(lines)
+
+
+def comment(text: str) -> str:
+    """Returns the lines of `text` as comments, each with its line end."""
+    return "".join(f"// {line}\n" for line in _lines(text))
 
 
 def compact_json(value: object) -> str:
@@ -197,8 +204,8 @@ def _one_of_property(
     out.append(f"{indent}{label}:\n")
     for i, variant in enumerate(variants):
         silent = (i == 0 and above) or _get(variant, "description") == description
-        comment = _comment(variant, quoted_enum=False, described=not silent)
-        out.append(f"{indent} | {_variant(variant, indent, depth)}{comment}\n")
+        remark = _comment(variant, quoted_enum=False, described=not silent)
+        out.append(f"{indent} | {_variant(variant, indent, depth)}{remark}\n")
     out.append(f"{indent},\n")
     return "".join(out)
 

@@ -38,7 +38,9 @@ class MessageAnswer:
                 self._blocks.append((event, []))
             elif isinstance(event, ToolCallArguments):
                 self._blocks[-1][1].append(event.text)
-            elif isinstance(event, Content) or self._facts.thinking != "none":
+            elif isinstance(event, Content) or (
+                isinstance(event, Reasoning) and self._facts.thinking != "none"
+            ):
                 if not self._blocks or type(self._blocks[-1][0]) is not type(event):
                     self._blocks.append((event, []))
                 self._blocks[-1][1].append(event.text)

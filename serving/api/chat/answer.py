@@ -73,7 +73,7 @@ class ChoiceAnswer:
             self._calls.append((event.name, []))
         elif isinstance(event, ToolCallArguments):
             self._calls[event.index][1].append(event.text)
-        else:
+        elif isinstance(event, Finished):
             self._finished = event
 
     def body(self, index: int, facts: ChatFacts) -> dict[str, object]:

@@ -15,6 +15,7 @@ from serving.events import (
     Finished,
     Reasoning,
     TokenLogprob,
+    ToolCallArguments,
     ToolCallStart,
 )
 from serving.harmony.parse import SEPARATOR
@@ -166,7 +167,7 @@ class Output:
                 self._said.add(kind)
                 growing = self._begin(kind, changes)
             self._grow(growing, text, logprobs, changes)
-        elif self._open is not None:
+        elif isinstance(event, ToolCallArguments) and self._open is not None:
             self._grow(self._open, event.text, None, changes)
 
     def _begin(self, kind: Kind, changes: list[Change]) -> Item:

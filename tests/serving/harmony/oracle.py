@@ -142,12 +142,21 @@ def _of(role: harmony.Role, content: str | harmony.Content) -> harmony.Message:
 
 
 def _system(system: System) -> harmony.SystemContent:
-    return harmony.SystemContent(
+    content = harmony.SystemContent(
         model_identity=system.model_identity,
         reasoning_effort=harmony.ReasoningEffort(system.reasoning_effort.capitalize()),
         conversation_start_date=system.current_date,
         knowledge_cutoff=system.knowledge_cutoff,
     )
+    for tool in system.built_in:
+        python = tool.name == "python"
+        namespace = (
+            harmony.ToolNamespaceConfig.python if python else harmony.ToolNamespaceConfig.browser
+        )()
+        if tool.description is not None:
+            namespace.description = tool.description
+        content = content.with_tools(namespace)
+    return content
 
 
 def _tool(tool: FunctionTool) -> harmony.ToolDescription:
