@@ -135,7 +135,6 @@ class Download:
     def _fetch(self, file: CheckpointFile, advance: Advance) -> None:
         """Fetches one file, trying again as long as bytes arrive. Raises BuildError."""
         # Here, because a build that has nothing to fetch needs no HTTP client.
-        import httpx2
         from huggingface_hub import errors
 
         where = f"{file.path} of {self.described.repository} at {self.described.revision}"
@@ -154,7 +153,7 @@ class Download:
                 problem = "the revision is gone"
             except errors.OfflineModeIsEnabled:
                 problem = "not here, and HF_HUB_OFFLINE forbids to fetch it"
-            except (errors.HfHubHTTPError, httpx2.HTTPError) as error:
+            except _failures() as error:
                 problem = f"cannot be fetched: {_first_line(error)}"
                 failures = 1 if self._begun(file) > begun else failures + 1
                 if _may_pass(error) and failures < TRIES:
@@ -197,6 +196,17 @@ class Download:
                     os.fsync(written.fileno())
                 partial.replace(target)
                 durable.sync_directory(target.parent)
+
+
+def _failures() -> type[Exception]:
+    """Returns the HTTP client's own error: httpx2's, or httpx's before huggingface_hub 2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(
+        kind
+        for kind in HfHubHTTPError.__mro__
+        if kind.__name__ == "HTTPError" and issubclass(kind, Exception)
+    )
 
 
 def _may_pass(error: Exception) -> bool:

@@ -75,13 +75,11 @@ def test_a_bento_holds_what_the_service_needs_and_no_more(bento: Bento) -> None:
     assert code <= {path.relative_to(source) for path in source.rglob("*.py")}
 
 
-def test_the_image_has_pinned_packages_and_no_index(bento: Bento) -> None:
+def test_the_bento_names_no_index_and_reports_nothing(bento: Bento) -> None:
     packages = (bento.path / "env" / "python" / "requirements.txt").read_text(encoding="utf-8")
-    assert "\ntorch==2.13.0\n" in packages
     assert "\nbentoml==1.4.39\n" in packages
     assert "://" not in packages
     dockerfile = (bento.path / "env" / "docker" / "Dockerfile").read_text(encoding="utf-8")
-    assert "uv venv --python 3.11 " in dockerfile
     assert "BENTOML_DO_NOT_TRACK=True" in dockerfile
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import tomllib
 from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -14,6 +17,13 @@ from tests.commands import REPOSITORY
 
 RUNTIME, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
 ALONE = "requirements-nodeps.lock"
+
+OURS = {"benchmarks", "engine_build", "model_assets", "service", "serving", "tests"}
+FROM_CONTAINER = {"tensorrt_llm"}
+IMPORTED_BY = {
+    RUNTIME: ("engine_build", "model_assets", "serving", "service.py"),
+    DEVELOPMENT: ("benchmarks", "deploy", "tests"),
+}
 
 
 def pins(name: str) -> dict[str, str]:
@@ -50,6 +60,21 @@ def needed(requirements: Iterable[str]) -> set[str]:
     return found
 
 
+def imported(roots: Iterable[str]) -> dict[str, Path]:
+    """Returns the packages of others that these import, each with one file that does."""
+    found: dict[str, Path] = {}
+    for root in roots:
+        top = REPOSITORY / root
+        for path in [top] if top.is_file() else sorted(top.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                    names = [node.module]
+                found |= {name.partition(".")[0]: path for name in names}
+    known = OURS | FROM_CONTAINER | sys.stdlib_module_names
+    return {name: path for name, path in found.items() if name not in known}
+
+
 @pytest.fixture(scope="module")
 def project() -> dict[str, list[str]]:
     """The packages that pyproject.toml asks for, by list."""
@@ -70,6 +95,15 @@ def test_what_the_project_asks_for_is_pinned_in_the_range_it_names(
         requirement = Requirement(text)
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{text}, pinned {version}"
+
+
+@pytest.mark.parametrize("name", [RUNTIME, DEVELOPMENT])
+def test_what_is_imported_is_asked_for_by_name(project: dict[str, list[str]], name: str) -> None:
+    asked = {canonicalize_name(Requirement(text).name) for text in project[name]}
+    distributions = metadata.packages_distributions()
+    for module, path in imported(IMPORTED_BY[name]).items():
+        by = {canonicalize_name(each) for each in distributions.get(module, [])}
+        assert by & asked, f"{path.relative_to(REPOSITORY)} imports {module}"
 
 
 def test_the_lists_hold_what_is_needed_and_no_more(project: dict[str, list[str]]) -> None:

@@ -9,6 +9,7 @@ bit t % 32 of word t // 32.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.runtime.grammar.library import find
+from serving.runtime.grammar import library as installed
 
 STOP_TOKENS = (200_002, 200_012, 199_999)
 """What may follow once a grammar is complete: `<|return|>`, `<|call|>`, `<|endoftext|>`."""
@@ -42,7 +43,7 @@ class Compiler:
 
         Raises GrammarError without a core that this module knows.
         """
-        library = find()
+        library = installed.find()
         if library is None:
             raise GrammarError("xgrammar is not installed")
         self._classes = _Classes(library)
@@ -111,6 +112,7 @@ class _Classes:
     """The classes that the core has registered, made callable once."""
 
     def __init__(self, library: Path) -> None:
+        installed.prefer(sys.path)
         import tvm_ffi
 
         self._register = tvm_ffi.register_object
