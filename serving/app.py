@@ -26,7 +26,7 @@ from serving.lifecycle import Launch, Service, Supervised
 from serving.runtime.lifecycle import EngineState, Policy, Transition
 from serving.runtime.supervisor import Supervisor
 from serving.settings import Settings, Store, Supervision
-from serving.store.responses import ResponseStore
+from serving.store.stores import Stores
 from serving.telemetry.logs import make_logger
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.recorder import Recorder
@@ -52,7 +52,7 @@ def create_app(
     recorder = Recorder(metrics, make_logger(settings.log_level))
     today = datetime.datetime.fromtimestamp(now(), datetime.UTC).date()
     launch = launch or _supervisor(settings.supervision)
-    store = ResponseStore(
+    stores = Stores(
         _store_path(settings.store),
         settings.store,
         now=now,
@@ -71,11 +71,11 @@ def create_app(
         finally:
             await service.stop()
             await background.stop()
-            await store.close()
+            await stores.close()
 
     app = Starlette(
         routes=make_routes(
-            settings, service, metrics, store, background, clock=clock, now=now, make_id=make_id
+            settings, service, metrics, stores, background, clock=clock, now=now, make_id=make_id
         ),
         middleware=[
             Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id),

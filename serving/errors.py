@@ -27,6 +27,13 @@ class ErrorKind(Enum):
     CONTEXT_LENGTH = Mapping(
         400, "INVALID_ARGUMENT", "invalid_request_error", "context_length_exceeded"
     )
+    CONVERSATION_LOCKED = Mapping(400, "ABORTED", "invalid_request_error", "conversation_locked")
+    PREVIOUS_RESPONSE = Mapping(
+        400, "NOT_FOUND", "invalid_request_error", "previous_response_not_found"
+    )
+    WEBSOCKET_LIMIT = Mapping(
+        400, "ABORTED", "invalid_request_error", "websocket_connection_limit_reached"
+    )
     INVALID_API_KEY = Mapping(401, "UNAUTHENTICATED", "authentication_error", "invalid_api_key")
     PERMISSION_DENIED = Mapping(403, "PERMISSION_DENIED", "permission_error", "permission_denied")
     NOT_FOUND = Mapping(404, "NOT_FOUND", "invalid_request_error", "not_found")

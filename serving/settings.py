@@ -88,7 +88,7 @@ class Supervision(Section):
 
 
 class Store(Section):
-    """What is kept of responses, for how long, and where."""
+    """What is kept of responses and conversations, for how long, and where."""
 
     enabled: bool = True
     path: str | None = None
@@ -100,6 +100,7 @@ class Store(Section):
 class Settings(BaseSettings):
     """Everything that can be set. `config/service.yaml` says what each key means."""
 
+    max_conversations: Count = 10_000
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",

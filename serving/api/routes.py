@@ -10,6 +10,7 @@ from starlette.routing import Route
 from serving.api.anthropic.endpoint import messages, token_count
 from serving.api.chat.endpoint import chat_completions
 from serving.api.completions.endpoint import completions
+from serving.api.conversations.routes import conversations_routes
 from serving.api.generation import Surroundings
 from serving.api.missing import Missing
 from serving.api.models import Models
@@ -19,7 +20,7 @@ from serving.api.responses.routes import responses_routes
 from serving.api.tokenize import detokenize, tokenize
 from serving.backend import Backend
 from serving.settings import Settings
-from serving.store.responses import ResponseStore
+from serving.store.stores import Stores
 from serving.telemetry.metrics import Metrics
 
 
@@ -44,7 +45,7 @@ def make_routes(
     settings: Settings,
     service: Serving,
     metrics: Metrics,
-    store: ResponseStore,
+    stores: Stores,
     background: Background,
     *,
     clock: Callable[[], float],
@@ -72,7 +73,8 @@ def make_routes(
         Route("/v1/detokenize", detokenize(around), methods=["POST"]),
         Route("/v1/messages", messages(around), methods=["POST"]),
         Route("/v1/messages/count_tokens", token_count(around), methods=["POST"]),
-        *responses_routes(around, store, background),
+        *responses_routes(around, stores, background),
+        *conversations_routes(around, stores),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/livez", alive, methods=["GET"]),

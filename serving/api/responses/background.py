@@ -33,11 +33,23 @@ class Background:
         self._now = now
         self._running: dict[str, _Running] = {}
 
-    def start(self, events: Events, response: ResponseObject, output: Output, save: Save) -> None:
-        """Begins to collect `events` into `output`."""
+    def start(
+        self,
+        events: Events,
+        response: ResponseObject,
+        output: Output,
+        save: Save,
+        release: Callable[[], None],
+    ) -> None:
+        """Begins to collect `events` into `output`. Calls `release` when all is over."""
         running = _Running(response, output)
         running.task = asyncio.create_task(self._run(running, events, save), name=response.id)
-        running.task.add_done_callback(lambda _: self._running.pop(response.id))
+
+        def over(_: asyncio.Task[None]) -> None:
+            self._running.pop(response.id)
+            release()
+
+        running.task.add_done_callback(over)
         self._running[response.id] = running
 
     def body(self, response_id: str) -> Body | None:

@@ -12,6 +12,7 @@ from serving.api.responses.job import ROUTE, make_response_job
 from serving.api.responses.kept import (
     TENANT,
     Context,
+    Json,
     given_items,
     keeping,
     needs_store,
@@ -20,43 +21,65 @@ from serving.api.responses.kept import (
 )
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import ItemOptions, Output
-from serving.api.responses.schema import ENCRYPTED_REASONING, ResponsesRequest
+from serving.api.responses.schema import (
+    ENCRYPTED_REASONING,
+    PromptFields,
+    ResponsesRequest,
+)
 from serving.api.responses.stream import ResponseStream
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
-from serving.store.responses import ResponseStore
+from serving.settings import Settings
+from serving.store.conversations import Hold
+from serving.store.stores import Stores
 
 
-def responses(around: Surroundings, store: ResponseStore, background: Background) -> Generation:
-    """Returns the endpoint that makes responses, and keeps in `store` those that ask for it."""
+def responses(around: Surroundings, stores: Stores, background: Background) -> Generation:
+    """Returns the endpoint that makes responses, and keeps in `stores` those that ask for it."""
     settings = around.settings
 
     def prepare(body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
         request = decode(body, ResponsesRequest, settings.limits)
-        if request.background and not settings.store.enabled:
-            raise ServingError(
-                ErrorKind.UNSUPPORTED,
-                "'background' needs the store of responses, which is off.",
-                param="background",
-            )
+        require_store(request, settings)
         if not needs_store(request) and not request.background:
-            answer = Answer(request, plain_context(request), around, store, job_id, seconds)
+            answer = Answer(request, plain_context(request), around, stores, job_id, seconds)
             return answer.prepared()
 
         async def finish() -> Prepared:
-            context = await read_context(request, store, background, settings)
-            # A conversation may be long, whatever the request is.
-            answer = await asyncio.to_thread(
-                Answer, request, context, around, store, job_id, seconds
-            )
-            if request.background:
-                return await answer.prepared_in(background)
-            return answer.prepared()
+            hold = None
+            if request.conversation is not None:
+                hold = stores.conversations.hold(TENANT, request.conversation)
+            try:
+                context = await read_context(request, stores, background, settings)
+                # A conversation may be long, whatever the request is.
+                answer = await asyncio.to_thread(
+                    Answer, request, context, around, stores, job_id, seconds, hold
+                )
+                if request.background:
+                    return await answer.prepared_in(background)
+                return answer.prepared()
+            except BaseException:
+                if hold is not None:
+                    hold.release()
+                raise
 
         return Pending(finish)
 
     return Generation(ROUTE, around, prepare)
+
+
+def require_store(request: PromptFields, settings: Settings) -> None:
+    """Raises ServingError that names the field of `request` which needs a store, without one."""
+    if settings.store.enabled:
+        return
+    for field in ("background", "conversation", "previous_response_id"):
+        if getattr(request, field, None):
+            raise ServingError(
+                ErrorKind.UNSUPPORTED,
+                f"'{field}' needs the store of responses, which is off.",
+                param=field,
+            )
 
 
 class Answer:
@@ -67,11 +90,15 @@ class Answer:
         request: ResponsesRequest,
         context: Context,
         around: Surroundings,
-        store: ResponseStore,
+        stores: Stores,
         job_id: str,
         deadline_seconds: float | None,
+        hold: Hold | None = None,
     ) -> None:
-        """Raises ServingError for what the engine cannot do."""
+        """`hold` is that on the request's conversation, released when the answer has ended.
+
+        Raises ServingError for what the engine cannot do.
+        """
         self._backend, settings = around.backend(), around.settings
         self._job = make_response_job(
             request,
@@ -89,10 +116,15 @@ class Answer:
             created=around.now(),
             stored=settings.store.enabled and request.store is not False,
         )
-        self._items = given_items(request, context, around.make_id) if self._response.stored else []
+        self._kept = self._response.stored
+        self._conversation = request.conversation
+        self._hold = hold
+        self._items: list[Json] = []
+        if self._kept or self._conversation is not None:
+            self._items = given_items(request.input, context.referenced, around.make_id)
         self._presenter = ResponseStream if request.stream else ResponseAnswer
         self._unknown_fields = len(request.model_extra or ())
-        self._store = store
+        self._stores = stores
         self._now = around.now
 
     def prepared(self) -> Prepared:
@@ -101,9 +133,9 @@ class Answer:
 
         def run(accepted: float) -> Events:
             events = self._backend.pipeline.run(self._job, accepted=accepted)
-            if not response.stored:
+            if not (self._kept or self._conversation):
                 return events
-            return keeping(events, output, response, self._save, self._now)
+            return keeping(events, output, response, self._save, self._now, self._release)
 
         presenter = self._presenter(response, output, self._now)
         return Prepared(run, presenter, self._unknown_fields)
@@ -120,13 +152,25 @@ class Answer:
 
         def run(accepted: float) -> Events:
             events = self._backend.pipeline.run(self._job, accepted=accepted)
-            background.start(events, response, output, self._save)
+            background.start(events, response, output, self._save, self._release)
             return no_events()
 
         return Prepared(run, Begun(response, output), self._unknown_fields)
 
     async def _save(self, body: Body) -> bool:
-        return await self._store.save(TENANT, body, self._items)
+        """Returns whether the response can be had again. One that is an answer is a turn."""
+        ended = body["status"] in ("completed", "incomplete")
+        return await self._stores.responses.save(
+            TENANT,
+            body,
+            self._items,
+            kept=self._kept,
+            conversation=self._conversation if ended else None,
+        )
+
+    def _release(self) -> None:
+        if self._hold is not None:
+            self._hold.release()
 
 
 def _options(request: ResponsesRequest, backend: Backend) -> ItemOptions:

@@ -25,7 +25,7 @@ from serving.api.responses.schema import PromptFields
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
 from serving.settings import Settings
-from serving.store.responses import ResponseStore
+from serving.store.stores import Stores
 
 Json = dict[str, Any]
 
@@ -48,7 +48,8 @@ class Context:
 
 def needs_store(request: PromptFields) -> bool:
     """Returns whether a request refers to what is stored."""
-    return request.previous_response_id is not None or bool(_references(request))
+    history = request.previous_response_id is not None or request.conversation is not None
+    return history or bool(references(request.input))
 
 
 def plain_context(request: PromptFields) -> Context:
@@ -57,48 +58,83 @@ def plain_context(request: PromptFields) -> Context:
 
 
 async def read_context(
-    request: PromptFields, store: ResponseStore, background: Background, settings: Settings
+    request: PromptFields, stores: Stores, background: Background, settings: Settings
 ) -> Context:
-    """Returns what a request refers to. Raises ServingError (NOT_FOUND) for what is not there."""
+    """Returns what a request refers to. Raises ServingError for what is not there."""
     earlier: list[Json] = []
     if request.previous_response_id is not None:
-        if background.body(request.previous_response_id) is not None:
-            raise ServingError(
-                ErrorKind.INVALID_VALUE,
-                "That response has not come to its end.",
-                param="previous_response_id",
-            )
-        found = await store.conversation(
-            TENANT, request.previous_response_id, settings.limits.body_bytes
+        earlier = await _chain(request.previous_response_id, stores, background, settings)
+    elif request.conversation is not None:
+        found = await stores.conversations.items(
+            TENANT, request.conversation, settings.limits.body_bytes
         )
         if found is None:
             raise ServingError(
-                ErrorKind.NOT_FOUND,
-                "There is no such response here, or one before it is gone.",
-                param="previous_response_id",
+                ErrorKind.NOT_FOUND, "There is no such conversation here.", param="conversation"
             )
         earlier = found
-    named = _references(request)
-    referenced = await store.items(TENANT, [*named.values()]) if named else {}
-    for index, name in named.items():
-        if name not in referenced:
-            raise ServingError(
-                ErrorKind.NOT_FOUND, "There is no such item here.", param=f"input[{index}].id"
-            )
+    referenced = await read_references(request.input, stores, "input")
     own = request.input
     if not isinstance(own, str):
-        items = iter(_ITEMS.validate_python([referenced[name] for name in named.values()]))
+        named = references(own).values()
+        items = iter(_ITEMS.validate_python([referenced[name] for name in named]))
         own = [next(items) if isinstance(item, ItemReference) else item for item in own]
     return Context(_ITEMS.validate_python(earlier), own, referenced)
 
 
-def given_items(request: PromptFields, context: Context, make_id: Callable[[], str]) -> list[Json]:
-    """Returns the items of a request's own input as they are stored, each with an id."""
-    if isinstance(request.input, str):
-        return [_given(MessageItem(role="user", content=request.input), make_id)]
+async def _chain(
+    name: str, stores: Stores, background: Background, settings: Settings
+) -> list[Json]:
+    """Returns the items of a response and of all before it. Raises ServingError."""
+    if background.body(name) is not None:
+        raise ServingError(
+            ErrorKind.INVALID_VALUE,
+            "That response has not come to its end.",
+            param="previous_response_id",
+        )
+    found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
+    if found is None:
+        raise ServingError(
+            ErrorKind.PREVIOUS_RESPONSE,
+            "There is no such response here, or one before it is gone.",
+            param="previous_response_id",
+        )
+    return found
+
+
+def references(items: str | Sequence[InputItem]) -> dict[int, str]:
+    """Returns the places and the ids of the references among `items`."""
+    if isinstance(items, str):
+        return {}
+    return {i: item.id for i, item in enumerate(items) if isinstance(item, ItemReference)}
+
+
+async def read_references(
+    items: str | Sequence[InputItem], stores: Stores, field: str
+) -> dict[str, Json]:
+    """Returns the stored items that `items` refer to, by their ids.
+
+    Raises ServingError (NOT_FOUND) that names the place in `field` of one that is not there.
+    """
+    named = references(items)
+    found = await stores.responses.items(TENANT, [*named.values()]) if named else {}
+    for index, name in named.items():
+        if name not in found:
+            raise ServingError(
+                ErrorKind.NOT_FOUND, "There is no such item here.", param=f"{field}[{index}].id"
+            )
+    return found
+
+
+def given_items(
+    items: str | Sequence[InputItem], referenced: dict[str, Json], make_id: Callable[[], str]
+) -> list[Json]:
+    """Returns a client's items as they are stored, each with an id."""
+    if isinstance(items, str):
+        return [_given(MessageItem(role="user", content=items), make_id)]
     return [
-        context.referenced[item.id] if isinstance(item, ItemReference) else _given(item, make_id)
-        for item in request.input
+        referenced[item.id] if isinstance(item, ItemReference) else _given(item, make_id)
+        for item in items
     ]
 
 
@@ -108,32 +144,34 @@ async def keeping(
     response: ResponseObject,
     save: Callable[[Json], Awaitable[bool]],
     now: Callable[[], float],
+    release: Callable[[], None],
 ) -> Events:
     """Yields `events`, and saves the response before its end is told.
 
-    One that failed is saved where its id has been told: after the first events. One whose client
-    has left is not.
+    One that failed, whatever the reason, is saved where its id has been told: after the first
+    events. One whose client has left is not. In the end `release` is called.
     """
     told = False
     try:
         async for batch in events:
             yield batch
             told = True
-    except ServingError as error:
+    except Exception as error:
         if told:
-            response.stored = await save(response.failed(output, error))
+            response.stored = await save(response.failed(output, public_error(error)))
         raise
     else:
         response.stored = await save(response.ended(output, now()))
     finally:
+        release()
         await events.aclose()
 
 
-def _references(request: PromptFields) -> dict[int, str]:
-    """Returns the places and the ids of the input's references."""
-    if isinstance(request.input, str):
-        return {}
-    return {i: item.id for i, item in enumerate(request.input) if isinstance(item, ItemReference)}
+def public_error(error: Exception) -> ServingError:
+    """Returns what a client is told of a failure: of an unforeseen one, nothing of its own."""
+    if isinstance(error, ServingError):
+        return error
+    return ServingError(ErrorKind.INTERNAL, "The server failed to go on.")
 
 
 def _given(item: InputItem, make_id: Callable[[], str]) -> Json:

@@ -148,6 +148,8 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
     }
+    if request.conversation is not None:
+        echoed["conversation"] = {"id": request.conversation}
     # The specification has no null for these.
     for name in ("prompt_cache_key", "safety_identifier", "user"):
         if (value := getattr(request, name)) is not None:

@@ -9,17 +9,16 @@ from serving.api.responses.background import Background
 from serving.api.responses.endpoint import responses
 from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
 from serving.api.responses.tokens import InputTokens
-from serving.store.responses import ResponseStore
+from serving.store.stores import Stores
 
 
-def responses_routes(
-    around: Surroundings, store: ResponseStore, background: Background
-) -> list[Route]:
+def responses_routes(around: Surroundings, stores: Stores, background: Background) -> list[Route]:
     """Returns the routes; those with a name of ours come before those with an id."""
+    store = stores.responses
     return [
-        Route("/v1/responses", responses(around, store, background), methods=["POST"]),
+        Route("/v1/responses", responses(around, stores, background), methods=["POST"]),
         Route(
-            "/v1/responses/input_tokens", InputTokens(around, store, background), methods=["POST"]
+            "/v1/responses/input_tokens", InputTokens(around, stores, background), methods=["POST"]
         ),
         Route("/v1/responses/{id}", StoredResponse(store, background), methods=["GET", "DELETE"]),
         Route("/v1/responses/{id}/input_items", InputItems(store), methods=["GET"]),

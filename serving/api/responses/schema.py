@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.functional_validators import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from serving.api.chat.schema import Effort
@@ -53,6 +54,17 @@ _TOOL_CHOICES = ("none", "auto", "required")
 _ONLY_FUNCTIONS = (
     "only tools of type 'function' are supported; this service runs no tools of its own"
 )
+
+
+def _few_pairs(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > _PAIRS_MAX:
+        raise PydanticCustomError("too_long", "may have {n} entries at most", {"n": _PAIRS_MAX})
+    return value
+
+
+_PAIRS_MAX = 16
+Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], AfterValidator(_few_pairs)]
+"""What a client writes on an object: up to 16 texts with names."""
 
 
 class Reasoning(Loose):
@@ -167,10 +179,23 @@ class PromptFields(Loose):
     reasoning: Reasoning | None = None
     text: Text | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    conversation: Annotated[str, Field(max_length=512)] | None = None
+    """The id: an object with an `id` means the same."""
 
-    conversation: Annotated[
-        Any, refuse("conversations are not supported; use 'previous_response_id'")
-    ] = None
+    @field_validator("conversation", mode="before")
+    @classmethod
+    def _conversation_id(cls, value: Any) -> Any:
+        return value["id"] if isinstance(value, dict) and "id" in value else value
+
+    @model_validator(mode="after")
+    def _one_history(self) -> PromptFields:
+        if self.conversation is not None and self.previous_response_id is not None:
+            raise PydanticCustomError(
+                "history",
+                "cannot be combined with 'previous_response_id': name one of them",
+                {"field": "conversation"},
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -221,7 +246,7 @@ class ResponsesRequest(PromptFields):
 
     # Accepted: they do not change the answer.
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    metadata: dict[Annotated[str, Field(max_length=64)], Label] | None = None
+    metadata: Metadata | None = None
     prompt_cache_key: Label | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
@@ -256,13 +281,6 @@ class ResponsesRequest(PromptFields):
         if unknown := set(value or ()) - INCLUDABLE:
             name = sorted(unknown)[0][:64]
             raise PydanticCustomError("include", "has no such part: '{name}'", {"name": name})
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _few_pairs(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and len(value) > 16:
-            raise PydanticCustomError("too_long", "may have 16 entries at most")
         return value
 
     @field_validator("prompt_cache_options")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from serving.api.exchange import exchange_of
 from serving.api.replies import reply, reply_json
 from serving.api.responses.background import Background
 from serving.api.responses.kept import TENANT
+from serving.api.responses.query import (
+    listed,
+    query_of,
+    read_flag,
+    read_includes,
+    read_paging,
+)
 from serving.errors import ErrorKind, ServingError
 from serving.store.responses import ResponseStore, Stored
 
 ROUTE = "responses.stored"
-
-ITEMS_MAX = 100
-_ITEMS_DEFAULT = 20
 
 
 class StoredResponse:
@@ -38,7 +39,7 @@ class StoredResponse:
                 raise _missing()
             await reply_json(send, {"id": response_id, "object": "response", "deleted": True})
             return
-        if QueryParams(scope["query_string"]).get("stream", "false") != "false":
+        if read_flag(query_of(scope), "stream"):
             raise ServingError(
                 ErrorKind.UNSUPPORTED,
                 "'stream' is not supported here: read the response as it is.",
@@ -60,27 +61,22 @@ class InputItems:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
         exchange_of(scope, ROUTE)
-        query = QueryParams(scope["query_string"])
-        limit, order = _limit(query), query.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise _wrong("order", "must be 'asc' or 'desc'")
+        query = query_of(scope)
+        paging, includes = read_paging(query), read_includes(query)
         items = (await _load(self._store, scope["path_params"]["id"])).input
-        if order == "desc":
+        if paging.newest_first:
             items.reverse()
         start = 0
-        if (after := query.get("after")) is not None:
-            start = next((i + 1 for i, item in enumerate(items) if item["id"] == after), 0)
+        if paging.after is not None:
+            start = next((i + 1 for i, item in enumerate(items) if item["id"] == paging.after), 0)
             if not start:
-                raise _wrong("after", "names no item of this response")
-        page: list[dict[str, Any]] = items[start : start + limit]
-        listed = {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": start + limit < len(items),
-        }
-        await reply_json(send, listed)
+                raise ServingError(
+                    ErrorKind.INVALID_VALUE,
+                    "'after' names no item of this response.",
+                    param="after",
+                )
+        end = start + paging.limit
+        await reply_json(send, listed(items[start:end], includes, has_more=end < len(items)))
 
 
 class CancelledResponse:
@@ -117,14 +113,3 @@ async def _load(store: ResponseStore, response_id: str) -> Stored:
 
 def _missing() -> ServingError:
     return ServingError(ErrorKind.NOT_FOUND, "There is no such response here.")
-
-
-def _limit(query: QueryParams) -> int:
-    text = query.get("limit", str(_ITEMS_DEFAULT))
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= ITEMS_MAX):
-        raise _wrong("limit", f"must be a number from 1 to {ITEMS_MAX}")
-    return int(text)
-
-
-def _wrong(param: str, what: str) -> ServingError:
-    return ServingError(ErrorKind.INVALID_VALUE, f"'{param}' {what}.", param=param)

@@ -15,7 +15,7 @@ from serving.api.responses.background import Background
 from serving.api.responses.job import count_tokens
 from serving.api.responses.kept import needs_store, plain_context, read_context
 from serving.api.responses.schema import TokensRequest
-from serving.store.responses import ResponseStore
+from serving.store.stores import Stores
 
 ROUTE = "responses.input_tokens"
 
@@ -23,10 +23,10 @@ ROUTE = "responses.input_tokens"
 class InputTokens:
     """Renders what a request would give the model, and counts it. Nothing is generated."""
 
-    def __init__(self, around: Surroundings, store: ResponseStore, background: Background) -> None:
+    def __init__(self, around: Surroundings, stores: Stores, background: Background) -> None:
         self._around = around
         self._background = background
-        self._store = store
+        self._stores = stores
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
@@ -38,7 +38,7 @@ class InputTokens:
         request = await asyncio.to_thread(decode, body, TokensRequest, settings.limits)
         around.count_unknown(len(request.model_extra or ()))
         if needs_store(request):
-            context = await read_context(request, self._store, self._background, settings)
+            context = await read_context(request, self._stores, self._background, settings)
         else:
             context = plain_context(request)
         tokens = await asyncio.to_thread(count_tokens, request, context, backend, settings)

@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.errors import ErrorKind, ServingError
-from serving.settings import Store
-from serving.store.responses import VERSION, ResponseStore
-
-TENANT = "acme"
-PLENTY = 10**9
-
-
-class Clock:
-    """A time of day that the test sets."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class Shelf:
-    """Stores on one file, and what they complained of."""
-
-    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
-        self.path = path
-        self.clock = Clock()
-        self.failures: list[str] = []
-        self._stack = stack
-
-    def open(self, **settings: Any) -> ResponseStore:
-        store = ResponseStore(
-            self.path,
-            Store(**settings),
-            now=self.clock,
-            on_failure=self.failures.append,
-        )
-        self._stack.push_async_callback(store.close)
-        return store
-
-
-@pytest.fixture
-async def shelf(tmp_path: Path) -> AsyncGenerator[Shelf]:
-    async with AsyncExitStack() as stack:
-        yield Shelf(tmp_path / "state" / "responses.sqlite3", stack)
-
-
-def item(name: str, text: str = "") -> dict[str, Any]:
-    return {"id": name, "type": "message", "text": text}
+from serving.store.database import VERSION
+from serving.store.responses import ResponseStore
+from tests.serving.store.shelf import PLENTY, TENANT, Shelf, item
 
 
 def body(name: str, previous: str | None = None, text: str = "") -> dict[str, Any]:
@@ -68,7 +25,7 @@ async def put(store: ResponseStore, name: str, previous: str | None = None, text
 
 
 async def chain(store: ResponseStore, name: str) -> list[str] | None:
-    items = await store.conversation(TENANT, name, PLENTY)
+    items = await store.chain(TENANT, name, PLENTY)
     return None if items is None else [item["id"] for item in items]
 
 
@@ -77,11 +34,11 @@ async def present(store: ResponseStore, *names: str) -> list[str]:
 
 
 async def test_a_conversation_is_read_in_order_also_after_a_restart(shelf: Shelf) -> None:
-    first = shelf.open()
-    assert await put(first, "a")
-    assert await put(first, "b", "a")
-    await first.close()
-    second = shelf.open()
+    stores = shelf.open()
+    assert await put(stores.responses, "a")
+    assert await put(stores.responses, "b", "a")
+    await stores.close()
+    second = shelf.open().responses
     assert await chain(second, "b") == ["in_a", "out_a", "in_b", "out_b"]
     stored = await second.load(TENANT, "a")
     assert stored is not None
@@ -89,7 +46,7 @@ async def test_a_conversation_is_read_in_order_also_after_a_restart(shelf: Shelf
 
 
 async def test_nothing_is_touched_before_the_first_use(shelf: Shelf) -> None:
-    store = shelf.open()
+    store = shelf.open().responses
     assert not shelf.path.parent.exists()
     await put(store, "a")
     assert shelf.path.stat().st_mode & 0o777 == 0o600
@@ -97,17 +54,17 @@ async def test_nothing_is_touched_before_the_first_use(shelf: Shelf) -> None:
 
 
 async def test_tenants_do_not_see_each_other(shelf: Shelf) -> None:
-    store = shelf.open()
+    store = shelf.open().responses
     await put(store, "a")
     assert await store.load("other", "a") is None
-    assert await store.conversation("other", "a", PLENTY) is None
+    assert await store.chain("other", "a", PLENTY) is None
     assert await store.items("other", ["in_a"]) == {}
     assert not await store.delete("other", "a")
     assert await present(store, "a")
 
 
 async def test_items_are_found_by_id(shelf: Shelf) -> None:
-    store = shelf.open()
+    store = shelf.open().responses
     await put(store, "a", text="hi")
     found = await store.items(TENANT, ["out_a", "in_a", "no"])
     assert found == {"out_a": item("out_a", "hi"), "in_a": item("in_a")}
@@ -116,21 +73,22 @@ async def test_items_are_found_by_id(shelf: Shelf) -> None:
 async def test_what_is_deleted_is_gone_from_the_disk_and_cannot_be_continued(
     shelf: Shelf,
 ) -> None:
-    store = shelf.open()
+    stores = shelf.open()
+    store = stores.responses
     await put(store, "a", text="secret words")
     await put(store, "b", "a")
     assert await store.delete(TENANT, "a")
     assert not await store.delete(TENANT, "a")
     assert await chain(store, "b") is None
     assert await store.items(TENANT, ["out_a"]) == {}
-    await store.close()
+    await stores.close()
     assert b"secret words" not in shelf.path.read_bytes()
 
 
 async def test_the_number_is_bounded_and_the_one_used_longest_ago_goes_first(
     shelf: Shelf,
 ) -> None:
-    store = shelf.open(max_responses=3)
+    store = shelf.open(max_responses=3).responses
     for name in ("a", "b", "c"):
         await put(store, name)
         shelf.clock.seconds += 1
@@ -141,7 +99,7 @@ async def test_the_number_is_bounded_and_the_one_used_longest_ago_goes_first(
 
 
 async def test_a_conversation_loses_its_end_before_its_beginning(shelf: Shelf) -> None:
-    store = shelf.open(max_responses=4)
+    store = shelf.open(max_responses=4).responses
     for name, previous in (("a", None), ("b", "a"), ("c", "b")):
         await put(store, name, previous)
         shelf.clock.seconds += 1
@@ -153,7 +111,7 @@ async def test_a_conversation_loses_its_end_before_its_beginning(shelf: Shelf) -
 
 
 async def test_the_bytes_are_bounded(shelf: Shelf) -> None:
-    store = shelf.open(max_bytes=5000)
+    store = shelf.open(max_bytes=5000).responses
     for name in ("a", "b", "c"):
         assert await put(store, name, text="x" * 2000)
         shelf.clock.seconds += 1
@@ -163,7 +121,8 @@ async def test_the_bytes_are_bounded(shelf: Shelf) -> None:
 
 
 async def test_what_was_not_used_for_long_is_gone(shelf: Shelf) -> None:
-    store = shelf.open(keep_seconds=100)
+    stores = shelf.open(keep_seconds=100)
+    store = stores.responses
     await put(store, "a")
     await put(store, "b")
     shelf.clock.seconds += 90
@@ -172,7 +131,7 @@ async def test_what_was_not_used_for_long_is_gone(shelf: Shelf) -> None:
     assert await present(store, "a", "b") == ["a"]
     assert not await store.delete(TENANT, "b")
     await put(store, "c")
-    await store.close()
+    await stores.close()
     with sqlite3.connect(shelf.path) as database:
         assert database.execute("SELECT id FROM responses ORDER BY id").fetchall() == [
             ("a",),
@@ -182,10 +141,10 @@ async def test_what_was_not_used_for_long_is_gone(shelf: Shelf) -> None:
 
 
 async def test_a_conversation_of_too_many_bytes_is_refused(shelf: Shelf) -> None:
-    store = shelf.open()
+    store = shelf.open().responses
     await put(store, "a", text="x" * 1000)
     with pytest.raises(ServingError) as refused:
-        await store.conversation(TENANT, "a", 500)
+        await store.chain(TENANT, "a", 500)
     assert refused.value.kind is ErrorKind.CONTEXT_LENGTH
 
 
@@ -210,7 +169,7 @@ async def test_a_store_that_cannot_be_used_says_so_and_costs_no_answer(
     shelf: Shelf, harm: Callable[[Path], None]
 ) -> None:
     harm(shelf.path)
-    store = shelf.open()
+    store = shelf.open().responses
     assert not await put(store, "a")
     with pytest.raises(ServingError) as failed:
         await store.load(TENANT, "a")

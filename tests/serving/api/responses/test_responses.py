@@ -240,7 +240,7 @@ async def test_a_client_that_leaves_frees_the_engine(api: Api, vocabulary: Vocab
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"truncation": "some"}, "truncation"),
         ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"conversation": "conv_1"}, "conversation"),
+        ({"conversation": 1}, "conversation"),
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
         ({"chat_template": "x"}, "chat_template"),

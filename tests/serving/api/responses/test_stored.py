@@ -122,9 +122,10 @@ async def test_what_was_sent_can_be_read_again_and_deleted(
     for again in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
         with pytest.raises(openai.NotFoundError):
             await again(response_id)
-    with pytest.raises(openai.NotFoundError) as missing:
+    with pytest.raises(openai.BadRequestError) as missing:
         await client.responses.create(model=MODEL, input="x", previous_response_id=response_id)
     assert missing.value.param == "previous_response_id"
+    assert missing.value.code == "previous_response_not_found"
 
 
 async def test_the_input_is_listed_page_by_page(client: openai.AsyncOpenAI) -> None:

@@ -1,0 +1,94 @@
+"""`/v1/conversations/{id}/items` and one of them."""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope, Send
+
+from serving.api.body import decode, require_json
+from serving.api.conversations.endpoint import (
+    ROUTE,
+    conversation_object,
+    missing_conversation,
+    require_store,
+)
+from serving.api.conversations.schema import CreateItems
+from serving.api.exchange import exchange_of
+from serving.api.generation import Surroundings
+from serving.api.limits import read_body
+from serving.api.replies import reply_json
+from serving.api.responses.kept import TENANT, Json, given_items, read_references
+from serving.api.responses.query import (
+    listed,
+    query_of,
+    read_includes,
+    read_paging,
+    with_included,
+)
+from serving.errors import ErrorKind, ServingError
+from serving.store.stores import Stores
+
+
+class Items:
+    """`GET` lists a conversation's items, `POST` puts more at its end."""
+
+    def __init__(self, around: Surroundings, stores: Stores) -> None:
+        self._around = around
+        self._stores = stores
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Raises ServingError."""
+        exchange_of(scope, ROUTE)
+        require_store(self._around.settings)
+        name, query = scope["path_params"]["id"], query_of(scope)
+        includes = read_includes(query)
+        if scope["method"] == "POST":
+            require_json(scope)
+            added = await self._add(name, await read_body(receive))
+            await reply_json(send, listed(added, includes, has_more=False))
+            return
+        paging = read_paging(query)
+        page = await self._stores.conversations.page(TENANT, name, **paging._asdict())
+        if page is None:
+            raise missing_conversation()
+        await reply_json(send, listed(page.items, includes, has_more=page.has_more))
+
+    async def _add(self, name: str, body: bytes) -> list[Json]:
+        """Returns the items of a body, which are in the conversation now."""
+        around, stores = self._around, self._stores
+        request = decode(body, CreateItems, around.settings.limits)
+        around.count_unknown(len(request.model_extra or ()))
+        referenced = await read_references(request.items, stores, "items")
+        items = given_items(request.items, referenced, around.make_id)
+        most = around.settings.limits.body_bytes
+        if not await stores.conversations.add(TENANT, name, items, most):
+            raise missing_conversation()
+        return items
+
+
+class OneItem:
+    """`GET` gives an item, `DELETE` takes it out of the conversation and gives that."""
+
+    def __init__(self, around: Surroundings, stores: Stores) -> None:
+        self._around = around
+        self._conversations = stores.conversations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Raises ServingError."""
+        exchange_of(scope, ROUTE)
+        require_store(self._around.settings)
+        name, item_id = scope["path_params"]["id"], scope["path_params"]["item"]
+        if scope["method"] == "DELETE":
+            left = await self._conversations.remove(TENANT, name, item_id)
+            if left is None:
+                raise _missing_item()
+            await reply_json(send, conversation_object(left))
+            return
+        includes = read_includes(query_of(scope))
+        item = await self._conversations.item(TENANT, name, item_id)
+        if item is None:
+            raise _missing_item()
+        await reply_json(send, with_included(item, includes))
+
+
+def _missing_item() -> ServingError:
+    return ServingError(ErrorKind.NOT_FOUND, "There is no such item in such a conversation here.")
