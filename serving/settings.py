@@ -93,6 +93,7 @@ class Store(Section):
     enabled: bool = True
     path: str | None = None
     max_responses: Count = 10_000
+    max_conversations: Count = 10_000
     max_bytes: Count = 1024 * 1024 * 1024
     keep_seconds: Seconds = 30 * 24 * 3600.0
 
@@ -100,7 +101,6 @@ class Store(Section):
 class Settings(BaseSettings):
     """Everything that can be set. `config/service.yaml` says what each key means."""
 
-    max_conversations: Count = 10_000
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
