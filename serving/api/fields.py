@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.functional_validators import AfterValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 UNSUPPORTED = "unsupported"
 """The type of a validation error for what the specification has and this service has not."""
@@ -20,12 +19,28 @@ class Loose(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-def refuse(hint: str) -> AfterValidator:
-    """Returns a validator that lets only null through, with a hint of what to do instead."""
+class Refusal:
+    """The annotation of a field that lets only null through."""
 
-    def check(value: Any) -> Any:
+    def __init__(self, hint: str) -> None:
+        self._hint = hint
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Returns the check."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: object) -> dict[str, Any]:
+        """Returns what the description of the API says of the field."""
+        return {"type": "null", "description": f"Refused: {self._hint}."}
+
+    def _check(self, value: Any) -> Any:
         if value is not None:
-            raise PydanticCustomError(UNSUPPORTED, "{hint}", {"hint": hint})
+            raise PydanticCustomError(UNSUPPORTED, "{hint}", {"hint": self._hint})
         return value
 
-    return AfterValidator(check)
+
+def refuse(hint: str) -> Refusal:
+    """Returns the annotation of a field that is refused, with a hint of what to do instead."""
+    return Refusal(hint)

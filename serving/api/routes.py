@@ -14,6 +14,7 @@ from serving.api.conversations.routes import conversations_routes
 from serving.api.generation import Surroundings
 from serving.api.missing import Missing
 from serving.api.models import Models
+from serving.api.openapi.endpoint import Description
 from serving.api.probes import Health, MetricsPage, Probe
 from serving.api.responses.background import Background
 from serving.api.responses.routes import responses_routes
@@ -82,4 +83,5 @@ def make_routes(
         Route("/health", ready, methods=["GET"]),
         Route("/metrics", MetricsPage(collect), methods=["GET"]),
     ]
+    routes.append(Route("/openapi.json", Description(routes, settings), methods=["GET"]))
     return [*routes, Route("/{path:path}", Missing(routes))]

@@ -103,7 +103,7 @@ class SamplingFields(Loose):
     def _few_choices(cls, value: int | None, info: ValidationInfo) -> int | None:
         return at_most_number(value, limits_of(info).choices)
 
-    @field_validator("stop", mode="plain")
+    @field_validator("stop", mode="plain", json_schema_input_type=str | list[str] | None)
     @classmethod
     def _short_stops(cls, value: Any, info: ValidationInfo) -> list[str]:
         return stop_strings(value, limits_of(info))

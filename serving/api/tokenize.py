@@ -10,7 +10,7 @@ from serving.api.body import check, decode, decode_object
 from serving.api.chat.conversation import make_conversation
 from serving.api.chat.schema import ChatRequest
 from serving.api.completions.facts import token_name
-from serving.api.completions.schema import check_ids
+from serving.api.completions.schema import TokenId, check_ids
 from serving.api.computation import Computation
 from serving.api.fields import Loose
 from serving.api.generation import Surroundings
@@ -41,7 +41,7 @@ class Detokenize(Loose):
     """Token ids to decode."""
 
     model: ModelName
-    tokens: list[int]
+    tokens: list[TokenId]
 
     @field_validator("tokens", mode="before")
     @classmethod

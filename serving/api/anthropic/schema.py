@@ -164,7 +164,7 @@ class MessagesRequest(CountTokensRequest):
     container: Annotated[Any, refuse("is not supported: there are no server tools")] = None
     inference_geo: Annotated[Any, refuse("is not supported: the model runs where it runs")] = None
 
-    @field_validator("stop_sequences", mode="plain")
+    @field_validator("stop_sequences", mode="plain", json_schema_input_type=list[str] | None)
     @classmethod
     def _short_stops(cls, value: Any, info: ValidationInfo) -> list[str]:
         if value is not None and not isinstance(value, list):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
 
 from serving.api.fields import UNSUPPORTED, Loose, Name, refuse
 
@@ -131,7 +132,7 @@ Message = Annotated[
     | Annotated[UserMessage, Tag("@user")]
     | Annotated[AssistantMessage, Tag("@assistant")]
     | Annotated[ToolMessage, Tag("@tool")]
-    | Annotated[FunctionMessage, Tag("@function")],
+    | Annotated[SkipJsonSchema[FunctionMessage], Tag("@function")],
     Discriminator(
         _role_tag,
         custom_error_type="role",

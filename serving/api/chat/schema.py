@@ -141,7 +141,7 @@ def _choice_tag(value: Any) -> str | None:
 
 
 ToolChoice = Annotated[
-    Annotated[str, Tag("@word")]
+    Annotated[Literal["none", "auto", "required"], Tag("@word")]
     | Annotated[NamedTool, Tag("@function")]
     | Annotated[AllowedTools, Tag("@allowed_tools")],
     Discriminator(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from serving.api.fields import refuse
@@ -19,6 +19,8 @@ from serving.api.sampling_schema import (
 )
 from serving.harmony.vocabulary import SIZE
 
+TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": SIZE - 1})]
+"""A token of the vocabulary; `check_ids` sees to it that it is one."""
 Prompt = str | list[int]
 """A text, or its token ids."""
 
@@ -44,7 +46,11 @@ class CompletionRequest(SamplingFields):
         refuse_denied(value, DENIED_FIELDS)
         return value
 
-    @field_validator("prompt", mode="plain")
+    @field_validator(
+        "prompt",
+        mode="plain",
+        json_schema_input_type=str | list[TokenId] | list[str] | list[list[TokenId]] | None,
+    )
     @classmethod
     def _prompts(cls, value: Any, info: ValidationInfo) -> list[Prompt] | None:
         if value is None:

@@ -22,7 +22,7 @@ ADDRESSES = [
     ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/docs.json"),
-    ("GET", "/openapi.json"),
+    ("GET", "/swagger.json"),
     ("GET", "/schema.json"),
     ("GET", "/v1"),
     ("GET", "//v1/models"),

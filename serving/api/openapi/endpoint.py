@@ -1,0 +1,33 @@
+"""`GET /openapi.json`: what this API takes and gives."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterable
+
+import msgspec
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from serving.api.exchange import exchange_of
+from serving.api.openapi.document import make_document
+from serving.api.replies import reply
+from serving.settings import Settings
+
+ROUTE = "openapi"
+
+
+class Description:
+    """Answers with the document, which is made when somebody first asks for it."""
+
+    def __init__(self, routes: Iterable[Route], settings: Settings) -> None:
+        self._document = functools.cache(
+            lambda: msgspec.json.encode(make_document(routes, settings))
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        exchange_of(scope, ROUTE)
+        document = await asyncio.to_thread(self._document)
+        await reply(send, 200, document, b"application/json")
