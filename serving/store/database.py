@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from serving.errors import ErrorKind, ServingError
 
-VERSION = 2
+VERSION = 3
 """Of the tables. A database of a later version is not touched; one of an earlier is brought up."""
 
 Result = TypeVar("Result")
@@ -61,6 +61,7 @@ CREATE TABLE conversation_items (
 CREATE INDEX conversation_items_in_order ON conversation_items (conversation, number);
 CREATE INDEX conversation_items_by_id ON conversation_items (id);
 """,
+    "ALTER TABLE responses ADD COLUMN events BLOB;",
 )
 
 

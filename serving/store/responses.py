@@ -10,6 +10,7 @@ before it, so a chain loses its latest responses first and never its middle.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,10 +40,14 @@ _CHAIN_TOUCH = f"{_CHAIN} UPDATE responses SET used = :now WHERE id IN (SELECT i
 
 
 class Stored(NamedTuple):
-    """One response: the object as it was sent, as JSON, and the items of its own input."""
+    """One response: the object as it was sent, as JSON, and the items of its own input.
+
+    `events` is what its stream was, for one whose stream is kept.
+    """
 
     body: bytes
     input: list[Json]
+    events: bytes | None
 
 
 class ResponseStore:
@@ -61,17 +66,19 @@ class ResponseStore:
         *,
         kept: bool = True,
         conversation: str | None = None,
+        events: bytes | None = None,
     ) -> bool:
         """Returns whether the response, and the items of its own input, are on disk now.
 
-        It takes the place of one with the same id, unless it is not to be `kept`. Its items are
+        It takes the place of one with the same id, unless it is not to be `kept`. `events` is what
+        its stream was, for one whose stream can be read later. Its items are
         added to the conversation in the same transaction. It is not on disk where it alone, or its
         chain, is larger than the store may be.
         """
 
         def work(database: sqlite3.Connection) -> bool:
             now = self._now()
-            number = self._put(database, tenant, body, items, now) if kept else None
+            number = self._put(database, tenant, body, items, events, now) if kept else None
             if conversation is not None:
                 append_items(database, tenant, conversation, [*items, *body["output"]], now)
             make_room(database, self._settings, now)
@@ -88,10 +95,14 @@ class ResponseStore:
 
         def work(database: sqlite3.Connection) -> Stored | None:
             row = database.execute(
-                "SELECT body, input FROM responses WHERE id = ? AND tenant = ? AND used >= ?",
+                "SELECT body, input, events FROM responses "
+                "WHERE id = ? AND tenant = ? AND used >= ?",
                 (response_id, tenant, self._since()),
             ).fetchone()
-            return row and Stored(row[0], msgspec.json.decode(row[1]))
+            if row is None:
+                return None
+            events = None if row[2] is None else zlib.decompress(row[2])
+            return Stored(row[0], msgspec.json.decode(row[1]), events)
 
         return await self._database.run(work)
 
@@ -160,17 +171,19 @@ class ResponseStore:
         tenant: str,
         body: Json,
         items: Sequence[Json],
+        events: bytes | None,
         now: float,
     ) -> int | None:
         """Writes a response and returns its number."""
         encoded, given = msgspec.json.encode(body), msgspec.json.encode(items)
+        packed = None if events is None else zlib.compress(events, level=1)
         database.execute("DELETE FROM responses WHERE id = ? AND tenant = ?", (body["id"], tenant))
         cursor = database.execute(
-            "INSERT INTO responses (id, tenant, previous, used, bytes, body, input) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO responses (id, tenant, previous, used, bytes, body, input, events) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(body["id"], tenant, body["previous_response_id"], now),
-                *(len(encoded) + len(given), encoded, given),
+                *(len(encoded) + len(given) + len(packed or b""), encoded, given, packed),
             ),
         )
         database.executemany(

@@ -3,24 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import Protocol
 
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import Output
+from serving.api.responses.stream import ResponseStream
+from serving.api.responses.tape import Tape
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.pipeline import Events
 
-Save = Callable[[Body], Awaitable[bool]]
+
+class Save(Protocol):
+    """Keeps a response as it is, and what its stream was, where it has one."""
+
+    async def __call__(self, body: Body, events: bytes | None = None) -> bool:
+        """Returns whether the response can be had again."""
+        ...
 
 
-@dataclass(slots=True)
-class _Running:
-    response: ResponseObject
-    output: Output
-    cancelled: bool = False
-    task: asyncio.Task[None] = field(init=False)
+class Making:
+    """One response in the making. With a `stream`, its events are on a tape."""
+
+    def __init__(
+        self, response: ResponseObject, output: Output, stream: ResponseStream | None
+    ) -> None:
+        self.response = response
+        self.output = output
+        self.cancelled = False
+        self.ending = False
+        self.tape = Tape()
+        self.streamed = stream is not None
+        self._stream = stream
+        self._begun = False
+        if stream is not None:
+            self.tape.add(stream.queue())
+
+    def take(self, events: list[ChoiceEvent]) -> None:
+        """Takes the next events of the engine."""
+        if self._stream is None:
+            self.output.add(events)
+            return
+        start = b"" if self._begun else self._stream.begin()
+        self._begun = True
+        self.tape.add(start + self._stream.encode(events))
+
+    async def end(self, failure: Exception | None, now: float, save: Save) -> None:
+        """Saves the response as it is in the end, and then tells the readers of its stream."""
+        body, last = self._ending(failure, now)
+        if self._stream is None:
+            await save(body)
+            return
+        await save(body, self.tape.since(0)[0] + last)
+        self.tape.add(last)
+        self.tape.end()
+
+    def _ending(self, failure: Exception | None, now: float) -> tuple[Body, bytes]:
+        response, output, stream = self.response, self.output, self._stream
+        if self.cancelled:
+            return response.cancelled(output), stream.cancel() if stream else b""
+        if failure is not None:
+            error = public_error(failure)
+            return response.failed(output, error), stream.fail(error) if stream else b""
+        return response.ended(output, now), stream.end() if stream else b""
 
 
 class Background:
@@ -31,75 +77,67 @@ class Background:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, tuple[Making, asyncio.Task[None]]] = {}
 
     def start(
-        self,
-        events: Events,
-        response: ResponseObject,
-        output: Output,
-        save: Save,
-        release: Callable[[], None],
+        self, events: Events, making: Making, save: Save, release: Callable[[], None]
     ) -> None:
-        """Begins to collect `events` into `output`. Calls `release` when all is over."""
-        running = _Running(response, output)
-        running.task = asyncio.create_task(self._run(running, events, save), name=response.id)
+        """Begins to make a response of `events`. Calls `release` when all is over."""
+        name = making.response.id
+        task = asyncio.create_task(self._run(making, events, save), name=name)
 
         def over(_: asyncio.Task[None]) -> None:
-            self._running.pop(response.id)
+            self._running.pop(name)
+            making.tape.end()
             release()
 
-        running.task.add_done_callback(over)
-        self._running[response.id] = running
+        task.add_done_callback(over)
+        self._running[name] = making, task
 
     def body(self, response_id: str) -> Body | None:
         """Returns a response as it is now, or None when it does not run."""
         running = self._running.get(response_id)
-        return None if running is None else running.response.running(running.output)
+        return None if running is None else running[0].response.running(running[0].output)
+
+    def tape(self, response_id: str) -> Tape | None:
+        """Returns the events of a response that runs and was begun as a stream, or None."""
+        running = self._running.get(response_id)
+        return running[0].tape if running is not None and running[0].streamed else None
 
     async def cancel(self, response_id: str) -> bool:
         """Returns whether the response was running; it has come to its end and is saved."""
-        running = self._running.get(response_id)
-        if running is None:
+        if response_id not in self._running:
             return False
-        running.cancelled = True
-        running.task.cancel()
-        await asyncio.wait({running.task})
+        making, task = self._running[response_id]
+        if not making.ending:
+            making.cancelled = True
+            task.cancel()
+        await asyncio.wait({task})
         return True
 
     async def stop(self) -> None:
         """Ends what runs. What has no end of its own by now is saved as failed."""
-        tasks = {running.task for running in self._running.values()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for making, task in self._running.values():
+            if not making.ending:
+                task.cancel()
+        if self._running:
+            await asyncio.wait({task for _, task in self._running.values()})
 
-    async def _run(self, running: _Running, events: Events, save: Save) -> None:
-        response, output = running.response, running.output
-        try:
-            body = await self._end(running, events)
-        except Exception:
-            error = ServingError(ErrorKind.INTERNAL, "The server failed to go on.")
-            await save(response.failed(output, error))
-            raise
-        await save(body)
-
-    async def _end(self, running: _Running, events: Events) -> Body:
-        """Returns the response as it is in the end."""
-        response, output = running.response, running.output
+    async def _run(self, making: Making, events: Events, save: Save) -> None:
+        failure: Exception | None = None
         try:
             async for batch in events:
-                output.add(batch)
-        except ServingError as error:
-            return response.failed(output, error)
+                making.take(batch)
         except asyncio.CancelledError:
-            return (
-                response.cancelled(output) if running.cancelled else interrupted(response, output)
-            )
+            failure = stopped()
+        except Exception as error:
+            failure = error
         finally:
+            making.ending = True  # what comes now is short, and is not to be broken off
             await events.aclose()
-        return response.ended(output, self._now())
+        await making.end(failure, self._now(), save)
+        if failure is not None and not isinstance(failure, ServingError):
+            raise failure
 
 
 class Begun:
@@ -125,11 +163,15 @@ async def no_events() -> Events:
         yield batch
 
 
-def interrupted(response: ResponseObject, output: Output) -> Body:
-    """Returns a response that its server did not bring to an end."""
-    return response.failed(
-        output,
-        ServingError(
-            ErrorKind.ENGINE_UNAVAILABLE, "The service stopped before the response was made."
-        ),
+def stopped() -> ServingError:
+    """Returns the failure of a response that its server did not bring to an end."""
+    return ServingError(
+        ErrorKind.ENGINE_UNAVAILABLE, "The service stopped before the response was made."
     )
+
+
+def public_error(error: Exception) -> ServingError:
+    """Returns what a client is told of a failure: of an unforeseen one, nothing of its own."""
+    if isinstance(error, ServingError):
+        return error
+    return ServingError(ErrorKind.INTERNAL, "The server failed to go on.")

@@ -7,7 +7,7 @@ import asyncio
 from serving.api.body import decode
 from serving.api.generation import Generation, Pending, Prepared, Surroundings
 from serving.api.responses.answer import ResponseAnswer
-from serving.api.responses.background import Background, Begun, interrupted, no_events
+from serving.api.responses.background import Background, Begun, Making, no_events, stopped
 from serving.api.responses.job import ROUTE, make_response_job
 from serving.api.responses.kept import (
     TENANT,
@@ -27,6 +27,7 @@ from serving.api.responses.schema import (
     ResponsesRequest,
 )
 from serving.api.responses.stream import ResponseStream
+from serving.api.responses.tape import Playback
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
@@ -122,7 +123,9 @@ class Answer:
         self._items: list[Json] = []
         if self._kept or self._conversation is not None:
             self._items = given_items(request.input, context.referenced, around.make_id)
-        self._presenter = ResponseStream if request.stream else ResponseAnswer
+        self._stream = (
+            ResponseStream(self._response, self._output, around.now) if request.stream else None
+        )
         self._unknown_fields = len(request.model_extra or ())
         self._stores = stores
         self._now = around.now
@@ -137,27 +140,30 @@ class Answer:
                 return events
             return keeping(events, output, response, self._save, self._now, self._release)
 
-        presenter = self._presenter(response, output, self._now)
+        presenter = self._stream or ResponseAnswer(response, output, self._now)
         return Prepared(run, presenter, self._unknown_fields)
 
     async def prepared_in(self, background: Background) -> Prepared:
-        """Returns the beginning of an answer that is made in the background.
+        """Returns the beginning of an answer that is made in the background, or its stream.
 
         What is stored first is what is true should the process end. Raises ServingError when it
         cannot be stored.
         """
         response, output = self._response, self._output
-        if not await self._save(interrupted(response, output)):
+        before = response.failed(output, stopped())
+        if not await self._save(before, b"" if self._stream else None):
             raise ServingError(ErrorKind.INTERNAL, "The store of responses cannot be used.")
+        making = Making(response, output, self._stream)
 
         def run(accepted: float) -> Events:
             events = self._backend.pipeline.run(self._job, accepted=accepted)
-            background.start(events, response, output, self._save, self._release)
-            return no_events()
+            background.start(events, making, self._save, self._release)
+            return making.tape.ticks() if self._stream else no_events()
 
-        return Prepared(run, Begun(response, output), self._unknown_fields)
+        presenter = Playback(making.tape, 0) if self._stream else Begun(response, output)
+        return Prepared(run, presenter, self._unknown_fields)
 
-    async def _save(self, body: Body) -> bool:
+    async def _save(self, body: Body, events: bytes | None = None) -> bool:
         """Returns whether the response can be had again. One that is an answer is a turn."""
         ended = body["status"] in ("completed", "incomplete")
         return await self._stores.responses.save(
@@ -166,6 +172,7 @@ class Answer:
             self._items,
             kept=self._kept,
             conversation=self._conversation if ended else None,
+            events=events,
         )
 
     def _release(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from serving.api.responses.background import Background
+from serving.api.responses.background import Background, Save, public_error
 from serving.api.responses.items import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -142,7 +142,7 @@ async def keeping(
     events: Events,
     output: Output,
     response: ResponseObject,
-    save: Callable[[Json], Awaitable[bool]],
+    save: Save,
     now: Callable[[], float],
     release: Callable[[], None],
 ) -> Events:
@@ -165,13 +165,6 @@ async def keeping(
     finally:
         release()
         await events.aclose()
-
-
-def public_error(error: Exception) -> ServingError:
-    """Returns what a client is told of a failure: of an unforeseen one, nothing of its own."""
-    if isinstance(error, ServingError):
-        return error
-    return ServingError(ErrorKind.INTERNAL, "The server failed to go on.")
 
 
 def _given(item: InputItem, make_id: Callable[[], str]) -> Json:

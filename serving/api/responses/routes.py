@@ -20,7 +20,11 @@ def responses_routes(around: Surroundings, stores: Stores, background: Backgroun
         Route(
             "/v1/responses/input_tokens", InputTokens(around, stores, background), methods=["POST"]
         ),
-        Route("/v1/responses/{id}", StoredResponse(store, background), methods=["GET", "DELETE"]),
+        Route(
+            "/v1/responses/{id}",
+            StoredResponse(around, store, background),
+            methods=["GET", "DELETE"],
+        ),
         Route("/v1/responses/{id}/input_items", InputItems(store), methods=["GET"]),
         Route("/v1/responses/{id}/cancel", CancelledResponse(store, background), methods=["POST"]),
     ]

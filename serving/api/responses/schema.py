@@ -262,13 +262,7 @@ class ResponsesRequest(PromptFields):
     prompt: Annotated[Any, refuse("prompt templates are not supported; send their text")] = None
 
     @model_validator(mode="after")
-    def _background_alone(self) -> ResponsesRequest:
-        if self.background and self.stream:
-            raise PydanticCustomError(
-                UNSUPPORTED,
-                "a response in the background is not streamed; read it by its id",
-                {"field": "stream"},
-            )
+    def _background_is_stored(self) -> ResponsesRequest:
         if self.background and self.store is False:
             raise PydanticCustomError(
                 "store", "a response in the background is stored", {"field": "store"}

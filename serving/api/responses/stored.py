@@ -5,27 +5,35 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from serving.api.connection import Connection
 from serving.api.exchange import exchange_of
+from serving.api.generation import Surroundings, present
 from serving.api.replies import reply, reply_json
 from serving.api.responses.background import Background
 from serving.api.responses.kept import TENANT
 from serving.api.responses.query import (
+    Json,
     listed,
     query_of,
     read_flag,
     read_includes,
+    read_number,
     read_paging,
+    with_included,
 )
+from serving.api.responses.tape import Playback, Tape
 from serving.errors import ErrorKind, ServingError
+from serving.pipeline import Events
 from serving.store.responses import ResponseStore, Stored
 
 ROUTE = "responses.stored"
 
 
 class StoredResponse:
-    """`GET` gives a response as it is; `DELETE` ends it and takes it out of the store."""
+    """`GET` gives a response as it is, or its stream; `DELETE` ends it and takes it away."""
 
-    def __init__(self, store: ResponseStore, background: Background) -> None:
+    def __init__(self, around: Surroundings, store: ResponseStore, background: Background) -> None:
+        self._around = around
         self._store = store
         self._background = background
 
@@ -39,17 +47,52 @@ class StoredResponse:
                 raise _missing()
             await reply_json(send, {"id": response_id, "object": "response", "deleted": True})
             return
-        if read_flag(query_of(scope), "stream"):
-            raise ServingError(
-                ErrorKind.UNSUPPORTED,
-                "'stream' is not supported here: read the response as it is.",
-                param="stream",
-            )
-        if (running := self._background.body(response_id)) is not None:
-            await reply_json(send, running)
+        query = query_of(scope)
+        includes = read_includes(query)
+        after = read_number(query, "starting_after")
+        if read_flag(query, "stream"):
+            playback, ticks = await self._stream(response_id, 0 if after is None else after + 1)
+            slow_client_seconds = self._around.settings.deadlines.slow_client_seconds
+            async with Connection(
+                receive, send, self._around.clock, slow_client_seconds
+            ) as connection:
+                await present(connection, ticks, playback)
             return
-        stored = await _load(self._store, response_id)
-        await reply(send, 200, stored.body, b"application/json")
+        if after is not None:
+            raise ServingError(
+                ErrorKind.INVALID_VALUE,
+                "'starting_after' goes with 'stream=true'.",
+                param="starting_after",
+            )
+        body = self._background.body(response_id)
+        if body is None:
+            body = msgspec.json.decode((await _load(self._store, response_id)).body, type=Json)
+        body["output"] = [with_included(item, includes) for item in body["output"]]
+        await reply_json(send, body)
+
+    async def _stream(self, response_id: str, start: int) -> tuple[Playback, Events]:
+        """Returns the events of a response from the one with the number `start` on.
+
+        Raises ServingError for a response that was not begun as a stream in the background.
+        """
+        tape = self._background.tape(response_id)
+        if tape is None:
+            stored = await _load(self._store, response_id)
+            if stored.events is None:
+                raise ServingError(
+                    ErrorKind.UNSUPPORTED,
+                    "'stream' needs a response that was made with 'background' and 'stream': read "
+                    "this one as it is.",
+                    param="stream",
+                )
+            tape = Tape()
+            if stored.events:
+                tape.add(stored.events)
+            else:  # its process ended before it: what it told is not known, its failure is
+                tape.add(_failure(stored.body, start))
+                start = 0
+            tape.end()
+        return Playback(tape, start), tape.ticks()
 
 
 class InputItems:
@@ -113,3 +156,9 @@ async def _load(store: ResponseStore, response_id: str) -> Stored:
 
 def _missing() -> ServingError:
     return ServingError(ErrorKind.NOT_FOUND, "There is no such response here.")
+
+
+def _failure(body: bytes, number: int) -> bytes:
+    """Returns the event that tells of a stored response which has failed."""
+    data = b'{"type":"response.failed","sequence_number":%d,"response":%b}' % (number, body)
+    return b"event: response.failed\ndata: " + data + b"\n\n"

@@ -34,14 +34,23 @@ class ResponseStream:
         self._output = output
         self._now = now
         self._next = 0
+        self._announced = False
         self._heads: dict[str, bytes] = {}
 
-    def begin(self) -> bytes:
-        """Returns the events that announce the response."""
-        body = self._response.begun()
+    def queue(self) -> bytes:
+        """Returns the events that announce the response before its turn has come."""
+        self._announced = True
+        body = self._response.running(self._output)
         return self._event("response.created", response=body) + self._event(
-            "response.in_progress", response=body
+            "response.queued", response=body
         )
+
+    def begin(self) -> bytes:
+        """Returns the events that announce the response, as far as it is not announced."""
+        body = self._response.begun()
+        begun = self._event("response.created", response=body) if not self._announced else b""
+        self._announced = True
+        return begun + self._event("response.in_progress", response=body)
 
     def encode(self, events: list[ChoiceEvent]) -> bytes:
         """Returns what these events become."""
@@ -57,6 +66,12 @@ class ResponseStream:
         closing = self._changes(self._output.end())
         body = self._response.failed(self._output, error)
         return closing + self._event("response.failed", response=body)
+
+    def cancel(self) -> bytes:
+        """Returns the end of a response that was called off. No event is named for that."""
+        closing = self._changes(self._output.end())
+        body = self._response.cancelled(self._output)
+        return closing + self._event("response.incomplete", response=body)
 
     def _changes(self, changes: list[Change]) -> bytes:
         return b"".join([self._change(change) for change in changes])
