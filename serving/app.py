@@ -30,6 +30,7 @@ from serving.store.stores import Stores
 from serving.telemetry.logs import make_logger
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.recorder import Recorder
+from serving.tools.executors import Toolbox
 
 
 def create_app(
@@ -59,6 +60,7 @@ def create_app(
         on_failure=lambda reason: recorder.logger.error("response store", reason=reason),
     )
     service = Service(settings, recorder, launch, clock=clock, today=today)
+    toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(now)
 
@@ -71,11 +73,20 @@ def create_app(
         finally:
             await service.stop()
             await background.stop()
+            await toolbox.close()
             await stores.close()
 
     app = Starlette(
         routes=make_routes(
-            settings, service, metrics, stores, background, clock=clock, now=now, make_id=make_id
+            settings,
+            service,
+            metrics,
+            stores,
+            background,
+            toolbox,
+            clock=clock,
+            now=now,
+            make_id=make_id,
         ),
         middleware=[
             Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id),

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENVIRONMENT_PREFIX = "GPT_OSS_"
@@ -98,6 +105,25 @@ class Store(Section):
     keep_seconds: Seconds = 30 * 24 * 3600.0
 
 
+class ToolServer(Section):
+    """Where one built-in tool is run: an MCP server that speaks streamable HTTP."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=2048)]
+    token: SecretStr | None = None
+    description: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
+
+
+class Tools(Section):
+    """Which built-in tools the model may use, where they are run, and how long and how often."""
+
+    python: ToolServer | None = None
+    browser: ToolServer | None = None
+    connect_seconds: Seconds = 5.0
+    call_seconds: Seconds = 120.0
+    output_bytes: Count = 32 * 1024
+    max_calls: Count = 64
+
+
 class Settings(BaseSettings):
     """Everything that can be set. `config/service.yaml` says what each key means."""
 
@@ -120,6 +146,7 @@ class Settings(BaseSettings):
     admission: Admission = Admission()
     supervision: Supervision = Supervision()
     store: Store = Store()
+    tools: Tools = Tools()
 
     @field_validator("served_model_names")
     @classmethod

@@ -20,6 +20,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.pipeline import Events
 from serving.settings import Settings
+from serving.tools.executors import Toolbox
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -99,6 +100,7 @@ class Surroundings:
     now: Callable[[], float]
     make_id: Callable[[], str]
     count_unknown: Callable[[int], None]
+    toolbox: Toolbox
 
 
 class Generation:

@@ -23,6 +23,7 @@ from serving.backend import Backend
 from serving.settings import Settings
 from serving.store.stores import Stores
 from serving.telemetry.metrics import Metrics
+from serving.tools.executors import Toolbox
 
 
 class Serving(Health, Protocol):
@@ -48,6 +49,7 @@ def make_routes(
     metrics: Metrics,
     stores: Stores,
     background: Background,
+    toolbox: Toolbox,
     *,
     clock: Callable[[], float],
     now: Callable[[], float],
@@ -62,6 +64,7 @@ def make_routes(
         now=now,
         make_id=make_id,
         count_unknown=metrics.count_unknown_fields,
+        toolbox=toolbox,
     )
     models = Models(settings, lambda: service.known, int(now()))
     alive = Probe(service, lambda health: health.alive)

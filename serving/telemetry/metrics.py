@@ -94,6 +94,19 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        self._tool_calls = Counter(
+            "llmserve_tool_calls_total",
+            "Calls of built-in tools by how they ended.",
+            ("tool", "outcome"),
+            registry=self.registry,
+        )
+        self._tool_call = Histogram(
+            "llmserve_tool_call_seconds",
+            "How long the executor of a built-in tool took.",
+            ("tool",),
+            buckets=REQUEST_BUCKETS,
+            registry=self.registry,
+        )
         self._known_restarts = 0
         self._restarts = Counter(
             "llmserve_engine_restarts_total",
@@ -141,6 +154,11 @@ class Metrics:
     def count_unknown_fields(self, count: int) -> None:
         """Counts request fields that were ignored."""
         self._unknown_fields.inc(count)
+
+    def count_tool_call(self, tool: str, outcome: str, seconds: float) -> None:
+        """Counts one call of a built-in tool. Both labels are words of the code."""
+        self._tool_calls.labels(tool, outcome).inc()
+        self._tool_call.labels(tool).observe(seconds)
 
     def observe_engine(self, engine: EngineGauges, state: str, restarts: int) -> None:
         """Sets the gauges of the engine, its state, and how often it was started again."""

@@ -97,3 +97,21 @@ def test_the_date_is_fixed_for_the_life_of_the_process(
 ) -> None:
     settings = Settings.model_validate({"current_date": setting})
     assert settings.date_at(datetime.date(2026, 3, 4)) == date
+
+
+def test_an_executor_can_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT_OSS_TOOLS__PYTHON__URL", "http://127.0.0.1:8101/mcp")
+    monkeypatch.setenv("GPT_OSS_TOOLS__PYTHON__TOKEN", "secret")
+    tools = load_settings().tools
+    assert tools.python is not None
+    assert tools.python.url == "http://127.0.0.1:8101/mcp"
+    assert tools.python.token is not None
+    assert "secret" not in repr(tools)
+    assert tools.browser is None
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8101", "file:///etc", "http://a:b@host/", "http:// x"])
+def test_an_executor_that_is_no_plain_address_is_refused(tmp_path: Path, url: str) -> None:
+    text = f"tools: {{python: {{url: '{url}'}}}}\n"
+    with pytest.raises(SettingsError, match=r"tools\.python\.url"):
+        load_settings(write(tmp_path, text))

@@ -1,0 +1,1 @@
+"""Built-in tools, run by executors outside of this service: MCP servers that the settings name."""
