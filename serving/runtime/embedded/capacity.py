@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from serving.engine import KvCache, Limits
-from serving.runtime.embedded.model import Model
+from serving.runtime.embedded.forward_pass import Described
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Capacity:
     sliding_blocks: int
 
 
-def capacity(model: Model, limits: Limits, kv_cache: KvCache) -> Capacity:
+def capacity(model: Described, limits: Limits, kv_cache: KvCache) -> Capacity:
     """Returns the pool sizes for `kv_cache`.
 
     `max_tokens` counts tokens of the full layers. Without it, it is what fits the given fraction
@@ -41,7 +41,7 @@ def capacity(model: Model, limits: Limits, kv_cache: KvCache) -> Capacity:
     return Capacity(full, min(full, max(least, full // 2)))
 
 
-def token_bytes(model: Model) -> int:
+def token_bytes(model: Described) -> int:
     """Returns the bytes of keys and values of one token in all layers."""
     config = model.config
     return config.num_layers * 2 * config.num_kv_heads * config.head_dim * model.dtype.itemsize

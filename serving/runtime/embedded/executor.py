@@ -1,24 +1,24 @@
-"""Runs the work of one step: plan, forward pass, logits. Owns the cache and its memory."""
+"""Runs the work of one step and owns the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from serving.engine import KvCache, Limits
 from serving.runtime.embedded.blocks import RESERVED_BLOCKS
 from serving.runtime.embedded.cache import Cache
 from serving.runtime.embedded.capacity import Capacity, capacity
-from serving.runtime.embedded.graphs import DecodeGraphs
-from serving.runtime.embedded.kv_store import KvStore
-from serving.runtime.embedded.model import Model
-from serving.runtime.embedded.plan import Planner, Span
+from serving.runtime.embedded.forward_pass import Described, ForwardPass
+from serving.runtime.embedded.plan import Span
 from serving.runtime.embedded.scheduler import Work
 from serving.runtime.embedded.sequence import Sequence as Running
 from serving.runtime.messages import Fault
+
+OpenPass = Callable[[int, int], ForwardPass]
+"""Makes the forward pass with so many blocks in each full and in each sliding layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Executor:
     """One model with its cache."""
 
     def __init__(
-        self, model: Model, limits: Limits, kv_cache: KvCache, graph_batch_sizes: tuple[int, ...]
+        self, model: Described, open_pass: OpenPass, limits: Limits, kv_cache: KvCache
     ) -> None:
         self._model = model
         sizes: Capacity = capacity(model, limits, kv_cache)
@@ -46,16 +46,9 @@ class Executor:
             model.config.sliding_window,
             reuse=kv_cache.block_reuse,
         )
-        full = sizes.full_blocks + RESERVED_BLOCKS
-        sliding = sizes.sliding_blocks + RESERVED_BLOCKS
-        self._store = KvStore(
-            tuple(sliding if is_sliding else full for is_sliding in model.config.sliding),
-            model.sizes,
-            model.dtype,
-            model.device,
+        self._pass = open_pass(
+            sizes.full_blocks + RESERVED_BLOCKS, sizes.sliding_blocks + RESERVED_BLOCKS
         )
-        self._planner = Planner(model.sizes, full, sliding, model.dtype, model.device)
-        self._graphs = DecodeGraphs(model, self._store, self._planner, graph_batch_sizes)
 
     def run(self, work: Sequence[Work]) -> tuple[Done, list[tuple[Running, Fault]]]:
         """Computes the work. When that fails, each item is tried alone, so that only the
@@ -74,28 +67,16 @@ class Executor:
         return done, [failure for _, failures in parts for failure in failures]
 
     def warm_up(self) -> None:
-        """Runs a decode and a chunk on scratch blocks, so that the first request is not slower."""
-        tokens = np.zeros(self._model.sizes.tile_rows + 1, dtype=np.int64)
-        table = np.ones(len(tokens) // self.cache.block_tokens + 1, dtype=np.int64)
+        """Runs on scratch blocks what the first request would otherwise wait for."""
         with torch.inference_mode():
-            for count in (len(tokens), 1):
-                span = Span(tokens[:count], 0, table, table, samples=True)
-                self._model.forward(self._planner.plan([span]), self._store)
-            self._graphs.capture()
+            self._pass.warm_up()
 
     def clear(self, blocks: tuple[list[int], list[int]]) -> None:
         """Zeroes (full, sliding) blocks in every layer."""
-        full, sliding = blocks
-        for index, is_sliding in enumerate(self._model.config.sliding):
-            self._store.clear(index, sliding if is_sliding else full)
+        self._pass.clear(*blocks)
 
     def _run(self, work: Sequence[Work]) -> Done:
-        spans = [span(item) for item in work]
-        order = self._planner.order(spans)
-        spans = [spans[index] for index in order]
-        logits = self._graphs.run(spans)
-        if logits is None:
-            logits = self._model.forward(self._planner.plan(spans), self._store)
+        order, logits = self._pass.run([span(item) for item in work])
         sampled = [work[index].sequence for index in order if work[index].samples]
         return Done(list(work), sampled, logits)
 
@@ -105,7 +86,7 @@ class Executor:
 
 
 def span(work: Work) -> Span:
-    """Returns what the planner needs to know of a piece of work."""
+    """Returns what the forward pass needs to know of a piece of work."""
     sequence = work.sequence
     return Span(
         tokens=sequence.span(work.count),

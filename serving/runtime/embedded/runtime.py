@@ -3,6 +3,7 @@ a time."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from serving.runtime.embedded.admission import refusal
 from serving.runtime.embedded.executor import Executor
 from serving.runtime.embedded.grammars import Grammars
 from serving.runtime.embedded.linear import fast_dtype
-from serving.runtime.embedded.loading import load_model
+from serving.runtime.embedded.opening import open_model
 from serving.runtime.embedded.sampling import Sampled, Sampler
 from serving.runtime.embedded.scheduler import Scheduler, Work
 from serving.runtime.embedded.sequence import Sequence as Running
@@ -26,6 +27,8 @@ from serving.runtime.messages import Fault, Generate, Output, Ready, Stats, Step
 CAPABILITIES = ("logprobs", "logit_bias", "penalties", "min_p")
 COMPILE_WAIT_SECONDS = 0.004
 """How long a step waits that has nothing but grammars to wait for."""
+KERNELS_VARIABLE = "EMBEDDED_KERNELS"
+"""In the engine process's environment: `native`, which is what it is without it, or `torch`."""
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "auto": None}
 
 
@@ -58,6 +61,7 @@ class EmbeddedRuntime:
             device="cpu" if manifest.device.kind == "cpu" else "cuda",
             graph_batch_sizes=manifest.cuda_graphs.batch_sizes,
             ranks=directory / engines.RANKS_PATH,
+            native=_native(os.environ.get(KERNELS_VARIABLE, "native")),
         )
 
     def __init__(
@@ -70,6 +74,7 @@ class EmbeddedRuntime:
         device: str = "cpu",
         graph_batch_sizes: Sequence[int] = (),
         ranks: Path | None = None,
+        native: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Loads a checkpoint directory. `dtype` None is the faster one of this machine.
@@ -77,16 +82,19 @@ class EmbeddedRuntime:
         `graph_batch_sizes` are decode batches that run at a fixed size, padded up to the next:
         as CUDA graphs on a GPU, as the same code without capture elsewhere. With `ranks`, the
         file of the vocabulary, output can be constrained to grammars where xgrammar is installed.
+        `native` False leaves the C functions out, see `opening.open_model`.
         """
         started = clock()
         where = torch.device(device)
-        self._model = load_model(
+        self._model, open_pass = open_model(
             checkpoint,
             block_tokens=kv_cache.block_tokens,
             dtype=dtype or fast_dtype(where),
             device=where,
+            batch_sizes=tuple(graph_batch_sizes),
+            native=native,
         )
-        self._executor = Executor(self._model, limits, kv_cache, tuple(graph_batch_sizes))
+        self._executor = Executor(self._model, open_pass, limits, kv_cache)
         self._cache = self._executor.cache
         self._scheduler = Scheduler(
             self._cache,
@@ -273,3 +281,10 @@ class EmbeddedRuntime:
         # What waits for its grammar is not the scheduler's yet.
         if self._grammars is None or not self._grammars.forget(sequence.id):
             self._scheduler.remove(sequence)
+
+
+def _native(kernels: str) -> bool:
+    """Returns whether C functions are wanted. Raises EngineError for an unknown word."""
+    if kernels not in ("native", "torch"):
+        raise engines.EngineError(f"{KERNELS_VARIABLE}={kernels!r} is neither native nor torch")
+    return kernels == "native"

@@ -229,6 +229,7 @@ def make_runtime(write_checkpoint: Write, device: torch.device) -> MakeRuntime:
         dtype: torch.dtype = torch.float32,
         graphs: tuple[int, ...] = (),
         ranks: Path | None = None,
+        native: bool = True,
     ) -> EmbeddedRuntime:
         return EmbeddedRuntime(
             write_checkpoint(chosen or Shape()),
@@ -238,6 +239,7 @@ def make_runtime(write_checkpoint: Write, device: torch.device) -> MakeRuntime:
             device=device.type,
             graph_batch_sizes=graphs,
             ranks=ranks,
+            native=native,
         )
 
     return make

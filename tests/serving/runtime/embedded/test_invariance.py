@@ -76,6 +76,7 @@ def test_tokens_do_not_depend_on_the_prefix_cache(
         assert warm[number].tokens == cold[number].tokens
 
 
+@pytest.mark.parametrize("native", [True, False], ids=["C", "torch"])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_in_bfloat16_the_bits_are_the_same(
     make_runtime: Make,
@@ -83,17 +84,18 @@ def test_in_bfloat16_the_bits_are_the_same(
     shape: Any,
     device: torch.device,
     way: dict[str, Any],
+    native: bool,
 ) -> None:
     """Log-probabilities compared for equality: no row depends on the rows beside it.
 
-    This holds for oneDNN's bfloat16 products. Where a processor lacks them the runtime computes in
-    float32, of which only the tokens are promised.
+    This holds for the C functions and for oneDNN's bfloat16 products. Where a processor lacks them
+    the runtime computes in float32, of which only the tokens are promised.
     """
     chosen = shape(dtype=torch.bfloat16, heads=8, head_dim=64, experts=8, per_token=4)
     dtype = fast_dtype(device)
-    runtime = make_runtime(chosen, reuse=False, dtype=dtype)
+    runtime = make_runtime(chosen, reuse=False, dtype=dtype, native=native)
     expected = one_by_one(runtime, finish_all, temperature=1.0)
-    runtime = make_runtime(chosen, dtype=dtype, **way)
+    runtime = make_runtime(chosen, dtype=dtype, native=native, **way)
     for request in requests(temperature=1.0):
         runtime.submit(request)
     results = finish_all(runtime)

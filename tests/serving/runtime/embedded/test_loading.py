@@ -15,6 +15,8 @@ from serving import engine as engines
 from serving.job import Sampling
 from serving.runtime.embedded.checkpoint import CheckpointError
 from serving.runtime.embedded.linear import fast_dtype
+from serving.runtime.embedded.model import Model
+from serving.runtime.embedded.native.model import NativeModel
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate
 
@@ -111,3 +113,17 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_without_a_given_size_the_cache_holds_two_longest_sequences(load: Load) -> None:
     assert load(kv_cache=engines.KvCache(block_tokens=16)).ready().blocks == 16
+
+
+@pytest.mark.parametrize(("kernels", "used"), [("native", NativeModel), ("torch", Model)])
+def test_the_environment_may_leave_the_c_functions_out(
+    load: Load, monkeypatch: pytest.MonkeyPatch, kernels: str, used: type
+) -> None:
+    monkeypatch.setenv("EMBEDDED_KERNELS", kernels)
+    assert type(load(precision=precision("bfloat16"))._model) is used
+
+
+def test_other_kernels_are_refused(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDED_KERNELS", "fast")
+    with pytest.raises(engines.EngineError, match="EMBEDDED_KERNELS='fast' is neither"):
+        load()

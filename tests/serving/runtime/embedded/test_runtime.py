@@ -10,6 +10,7 @@ import torch
 
 from serving.job import Sampling
 from serving.runtime.contract import Runtime
+from serving.runtime.embedded.forward_pass import TorchPass
 from serving.runtime.embedded.model import Model
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate, Output
@@ -174,13 +175,15 @@ def test_a_prompt_of_whole_blocks_computes_one_token_and_writes_to_no_shared_blo
     runtime = make_runtime()
     runtime.submit(greedy(0, prompt(192), 30))
     first = only(runtime)
-    layers = [layer.clone() for layer in runtime._executor._store._layers]
+    forward = runtime._executor._pass
+    assert isinstance(forward, TorchPass)
+    layers = [layer.clone() for layer in forward._store._layers]
     runtime.submit(greedy(1, prompt(192), 30))
     step = runtime.step()
     assert step is not None
     second = {output.id: output for output in step.outputs}
     assert (second[0].cached_tokens, second[1].cached_tokens) == (0, 191)
-    for before, after in zip(layers, runtime._executor._store._layers, strict=True):
+    for before, after in zip(layers, forward._store._layers, strict=True):
         heads = [side.view(4, -1, before.shape[-1])[:, 2:] for side in (before, after)]
         changed = (heads[0] != heads[1]).any(dim=-1).any(dim=0)
         # The block in which the first sequence goes on, and no other.

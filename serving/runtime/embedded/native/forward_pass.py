@@ -1,0 +1,92 @@
+"""The forward pass in C, behind the same interface as the one in torch's operators."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serving.runtime.embedded.forward_pass import scratch_spans
+from serving.runtime.embedded.native.library import CSpan, CStep
+from serving.runtime.embedded.native.model import DTYPE, PANEL, NativeModel
+from serving.runtime.embedded.plan import Span
+
+
+class NativePass:
+    """See `serving.runtime.embedded.forward_pass.ForwardPass`.
+
+    A layer's keys and its values are (blocks, kv heads * block_tokens * head_dim) each; attention.h
+    says how a block is laid out.
+    """
+
+    def __init__(self, model: NativeModel, full_blocks: int, sliding_blocks: int) -> None:
+        self.model = model
+        config = model.config
+        self._width = -(-config.vocab_size // PANEL) * PANEL
+        row = config.num_kv_heads * model.sizes.block_tokens * config.head_dim
+        self._sliding = config.sliding
+        # Zeros that are pages untouched until they are written.
+        self._caches = [
+            np.zeros((2, sliding_blocks if sliding else full_blocks, row), np.uint16)
+            for sliding in config.sliding
+        ]
+        for layer, cache in zip(model.layers, self._caches, strict=True):
+            layer.cache.keys, layer.cache.values = (_address(side) for side in cache)
+        self._room = torch.empty(0, dtype=torch.uint8)
+        self._room_tokens = 0
+
+    def run(self, spans: Sequence[Span]) -> tuple[list[int], torch.Tensor]:
+        """As `ForwardPass`; the order is the given one."""
+        model = self.model
+        self._reserve(sum(len(span.tokens) for span in spans))
+        sampled = sum(span.samples for span in spans)
+        logits = torch.empty((sampled, self._width), dtype=DTYPE)
+        step = CStep(
+            model=ctypes.pointer(model.structs),
+            spans=(CSpan * len(spans))(*map(_struct, spans)),
+            span_count=len(spans),
+            logits=logits.data_ptr(),
+            room=self._room.data_ptr(),
+            threads=torch.get_num_threads(),
+        )
+        model.library.forward(step)
+        return list(range(len(spans))), logits[:, : model.config.vocab_size]
+
+    def warm_up(self) -> None:
+        """Runs a chunk and a decode."""
+        sizes = self.model.sizes
+        for span in scratch_spans(sizes.tile_rows + 1, sizes.block_tokens):
+            self.run([span])
+
+    def clear(self, full: Sequence[int], sliding: Sequence[int]) -> None:
+        """As `ForwardPass`."""
+        for is_sliding, cache in zip(self._sliding, self._caches, strict=True):
+            cache[:, list(sliding if is_sliding else full)] = 0
+
+    def _reserve(self, tokens: int) -> None:
+        """Makes room for a step of so many tokens."""
+        if tokens > self._room_tokens:
+            size = self.model.library.room_bytes(self.model.structs, tokens)
+            self._room = torch.empty(size, dtype=torch.uint8)
+            self._room_tokens = tokens
+
+
+def _struct(span: Span) -> CSpan:
+    """Returns the C struct, which is good as long as the span."""
+    return CSpan(
+        tokens=_address(span.tokens),
+        full_table=_address(span.full_table),
+        sliding_table=_address(span.sliding_table),
+        start=span.start,
+        count=len(span.tokens),
+        kept=span.kept,
+        samples=span.samples,
+    )
+
+
+def _address(array: NDArray[np.generic]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,123 @@
+/* y = x W^T + b for rows of bfloat16, with sums in float32.
+ *
+ * An output is one chain of additions over the inputs in their order, whatever rows and outputs
+ * are computed beside it: a row gives the same bits alone and in any batch. */
+#ifndef MATRIX_H
+#define MATRIX_H
+
+#include "vectors.h"
+
+#define PANEL 64       /* outputs that are computed together */
+#define PANEL_VECTORS (PANEL / LANES)
+#define TILE_ROWS 6    /* rows that are computed together: 24 sums stay in registers */
+#define TASK_ROWS 96   /* rows of one task */
+
+/* `weights` holds a panel after another: for each pair of inputs, that pair of each of the panel's
+ * outputs. Outputs are padded to whole panels with zeros, in `bias` (which may be null) too. */
+typedef struct {
+    const bf16 *weights;
+    const float *bias;
+    int64_t outputs, inputs;
+} Matrix;
+
+/* Rows of a matrix: row i begins at from + stride * (index ? index[i] : i). */
+typedef struct {
+    const bf16 *from;
+    int64_t stride;
+    const int32_t *index;
+} Rows;
+
+typedef enum { WRITE, ADD, WRITE_NARROW } Ending;
+
+/* What becomes of the sums: rows of float, or of bf16 for WRITE_NARROW, padded to whole panels. */
+typedef struct {
+    void *to;
+    int64_t stride;
+    Ending ending;
+} Target;
+
+INLINE int64_t panels(const Matrix *matrix) { return (matrix->outputs + PANEL - 1) / PANEL; }
+
+INLINE int64_t padded(int64_t outputs) { return (outputs + PANEL - 1) / PANEL * PANEL; }
+
+INLINE const bf16 *row_of(const Rows *rows, int64_t row) {
+    return rows->from + rows->stride * (rows->index ? rows->index[row] : row);
+}
+
+INLINE void finish(const Target *target, int64_t row, int64_t column, const floats *sums) {
+    int64_t at = row * target->stride + column;
+    for (int c = 0; c < PANEL_VECTORS; c++, at += LANES) {
+        if (target->ending == WRITE_NARROW) {
+            store_narrow((bf16 *)target->to + at, sums[c]);
+        } else {
+            float *to = (float *)target->to + at;
+            store(to, target->ending == ADD ? load(to) + sums[c] : sums[c]);
+        }
+    }
+}
+
+/* `count` rows, a constant where this is inlined, times one panel. */
+INLINE void multiply_tile(const int count, const Matrix *matrix, int64_t panel, const Rows *rows,
+                          int64_t first, const Target *target) {
+    const int64_t size = matrix->inputs * PANEL;
+    const bf16 *weights = matrix->weights + panel * size;
+    const bf16 *x[TILE_ROWS];
+    floats sums[TILE_ROWS][PANEL_VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < count; r++) {
+        x[r] = row_of(rows, first + r);
+#pragma GCC unroll 8
+        for (int c = 0; c < PANEL_VECTORS; c++)
+            sums[r][c] = matrix->bias ? load(matrix->bias + panel * PANEL + c * LANES) : spread(0);
+    }
+    for (int64_t k = 0; k < matrix->inputs; k += 2) {
+        words w[PANEL_VECTORS];
+#pragma GCC unroll 8
+        for (int c = 0; c < PANEL_VECTORS; c++) {
+            w[c] = load_pairs(weights + k * PANEL + 2 * LANES * c);
+            __builtin_prefetch(weights + k * PANEL + 2 * LANES * c + size);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < count; r++) {
+            words pair = spread_pair(x[r] + k);
+#pragma GCC unroll 8
+            for (int c = 0; c < PANEL_VECTORS; c++)
+                sums[r][c] = add_products(sums[r][c], w[c], pair);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < count; r++) finish(target, first + r, panel * PANEL, sums[r]);
+}
+
+/* Rows `first` to `last` times one panel. */
+static void multiply_panel(const Matrix *matrix, int64_t panel, const Rows *rows, int64_t first,
+                           int64_t last, const Target *target) {
+    for (; first + TILE_ROWS <= last; first += TILE_ROWS)
+        multiply_tile(TILE_ROWS, matrix, panel, rows, first, target);
+    switch (last - first) {
+    case 5: multiply_tile(5, matrix, panel, rows, first, target); break;
+    case 4: multiply_tile(4, matrix, panel, rows, first, target); break;
+    case 3: multiply_tile(3, matrix, panel, rows, first, target); break;
+    case 2: multiply_tile(2, matrix, panel, rows, first, target); break;
+    case 1: multiply_tile(1, matrix, panel, rows, first, target); break;
+    default: break;
+    }
+}
+
+/* Rows 0 to `count` times the whole matrix, on up to `threads` threads. */
+static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, const Target *target,
+                     int threads) {
+    int64_t across = panels(matrix), down = (count + TASK_ROWS - 1) / TASK_ROWS;
+    /* A large matrix is given out in runs of panels, so that memory is read in long stretches. */
+    int64_t run = across > 256 ? 8 : 1;
+    int64_t runs = (across + run - 1) / run;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (int64_t task = 0; task < runs * down; task++) {
+        int64_t first = task / runs * TASK_ROWS, panel = task % runs * run;
+        int64_t last = first + TASK_ROWS < count ? first + TASK_ROWS : count;
+        int64_t end = panel + run < across ? panel + run : across;
+        for (; panel < end; panel++) multiply_panel(matrix, panel, rows, first, last, target);
+    }
+}
+
+#endif

@@ -1,0 +1,171 @@
+"""A model in the form that the C functions read: bfloat16 weights in panels, and pointers to them.
+
+`panels` describes the layout; matrix.h reads it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from serving.runtime.embedded.attention import Geometry, geometry
+from serving.runtime.embedded.checkpoint import ModelConfig, read_config
+from serving.runtime.embedded.loading import open_weights
+from serving.runtime.embedded.native.library import (
+    CCache,
+    CHeads,
+    CLayer,
+    CMatrix,
+    CModel,
+    Library,
+    NativeError,
+)
+from serving.runtime.embedded.rope import concentration, inverse_frequencies
+from serving.runtime.embedded.weights import Affine, LayerWeights, Weights
+
+PANEL = 64
+LANES = 16
+MOST_HEAD_DIM = 256
+MOST_BLOCK_TOKENS = 64
+MOST_GROUP = 64
+DTYPE = torch.bfloat16
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class NativeModel:
+    """The weights of a GPT-OSS model as C structs. `kept` is the memory that they point to."""
+
+    library: Library
+    config: ModelConfig
+    sizes: Geometry
+    layers: ctypes.Array[CLayer]
+    structs: CModel
+    kept: tuple[torch.Tensor, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bfloat16."""
+        return DTYPE
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return CPU
+
+
+def check(config: ModelConfig, block_tokens: int) -> None:
+    """Raises NativeError for a model or a cache block of sizes that the C functions do not take."""
+    vectors = {
+        "hidden_size": (config.hidden_size, LANES),
+        "intermediate_size": (config.intermediate_size, LANES),
+        "head_dim": (config.head_dim, 2 * LANES),
+        "block_tokens": (block_tokens, LANES),
+    }
+    for name, (value, multiple) in vectors.items():
+        if value % multiple:
+            raise NativeError(f"{name} {value} is no multiple of {multiple}")
+    for name, value, most in (
+        ("head_dim", config.head_dim, MOST_HEAD_DIM),
+        ("block_tokens", block_tokens, MOST_BLOCK_TOKENS),
+        ("query heads of a key head", config.group, MOST_GROUP),
+    ):
+        if value > most:
+            raise NativeError(f"{name}: {value} is more than {most}")
+
+
+def load_native(directory: Path, *, block_tokens: int, library: Library) -> NativeModel:
+    """Returns the model of a checkpoint directory. Raises CheckpointError and NativeError."""
+    config = read_config(directory)
+    check(config, block_tokens)
+    with open_weights(directory, config, DTYPE, CPU) as (embedding, tensors):
+        packer = _Packer()
+        weights = Weights(config, tensors, DTYPE, CPU)
+        layers = (CLayer * config.num_layers)(
+            *(packer.layer(weights.layer(index)) for index in range(config.num_layers))
+        )
+        sizes = geometry(config, block_tokens)
+        structs = CModel(
+            heads=CHeads(
+                heads=config.num_heads,
+                kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                block_tokens=block_tokens,
+                window=config.sliding_window,
+            ),
+            layers=config.num_layers,
+            hidden=config.hidden_size,
+            vocabulary=config.vocab_size,
+            experts=config.num_experts,
+            per_token=config.experts_per_token,
+            inner=config.intermediate_size,
+            epsilon=config.rms_norm_eps,
+            alpha=config.swiglu_alpha,
+            limit=config.swiglu_limit,
+            magnitude=concentration(config.rope),
+            frequencies=packer.floats(inverse_frequencies(config.rope, config.head_dim)),
+            embedding=packer.keep(embedding),
+            layer=layers,
+            final_norm=packer.floats(weights.final_norm()),
+            head=packer.matrix(weights.head(), None),
+        )
+    return NativeModel(library, config, sizes, layers, structs, tuple(packer.kept))
+
+
+def panels(weight: torch.Tensor) -> torch.Tensor:
+    """Returns (..., panels, in / 2, PANEL, 2) for (..., out, in): the rows padded with zeros.
+
+    For each pair of inputs, that pair of each of a panel's outputs.
+    """
+    *stack, rows, columns = weight.shape
+    whole = F.pad(weight, (0, 0, 0, -rows % PANEL))
+    split = whole.view(*stack, -1, PANEL, columns // 2, 2)
+    return split.transpose(-3, -2).contiguous()
+
+
+class _Packer:
+    """Packs tensors and keeps them."""
+
+    def __init__(self) -> None:
+        self.kept: list[torch.Tensor] = []
+
+    def keep(self, tensor: torch.Tensor) -> int:
+        """Returns where the tensor is, which from now on stays there."""
+        self.kept.append(tensor)
+        return tensor.data_ptr()
+
+    def floats(self, tensor: torch.Tensor) -> int:
+        """As `keep`, in float32."""
+        return self.keep(tensor.to(torch.float32).contiguous().clone())
+
+    def matrix(self, weight: torch.Tensor, bias: torch.Tensor | None) -> CMatrix:
+        """Returns the struct of a matrix, or of the first of a stack of them."""
+        rows, columns = weight.shape[-2:]
+        padded = None if bias is None else F.pad(bias.to(torch.float32), (0, -rows % PANEL))
+        return CMatrix(
+            weights=self.keep(panels(weight)),
+            bias=None if padded is None else self.floats(padded),
+            outputs=rows,
+            inputs=columns,
+        )
+
+    def layer(self, weights: LayerWeights) -> CLayer:
+        """Returns the struct of a layer, without a cache yet."""
+
+        def affine(part: Affine) -> CMatrix:
+            return self.matrix(part.weight, part.bias)
+
+        return CLayer(
+            attention_norm=self.floats(weights.attention_norm),
+            experts_norm=self.floats(weights.experts_norm),
+            qkv=affine(weights.qkv),
+            out=affine(weights.out),
+            router=affine(weights.router),
+            gate_up=affine(weights.gate_up),
+            down=affine(weights.down),
+            cache=CCache(sinks=self.floats(weights.sinks), sliding=weights.sliding),
+        )

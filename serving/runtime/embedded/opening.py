@@ -1,0 +1,44 @@
+"""Which code computes a model: the C functions where they can, else torch's operators."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from serving.runtime.embedded.executor import OpenPass
+from serving.runtime.embedded.forward_pass import Described, TorchPass
+from serving.runtime.embedded.loading import load_model
+from serving.runtime.embedded.native import library
+from serving.runtime.embedded.native.forward_pass import NativePass
+from serving.runtime.embedded.native.library import NativeError
+from serving.runtime.embedded.native.model import DTYPE, load_native
+
+_log = logging.getLogger(__name__)
+
+
+def open_model(
+    directory: Path,
+    *,
+    block_tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_sizes: tuple[int, ...] = (),
+    native: bool = True,
+) -> tuple[Described, OpenPass]:
+    """Returns the model of a checkpoint directory and what makes its forward pass.
+
+    With `native` and in bfloat16 on a CPU that is the pass in C, which has no use for padded batch
+    sizes; a warning is logged where it cannot be had. Raises CheckpointError.
+    """
+    if native and device.type == "cpu" and dtype == DTYPE:
+        try:
+            kernels = library.load(library.default_cache())
+            model = load_native(directory, block_tokens=block_tokens, library=kernels)
+            return model, partial(NativePass, model)
+        except NativeError as error:
+            _log.warning("computing with torch alone, which is slower: %s", error)
+    plain = load_model(directory, block_tokens=block_tokens, dtype=dtype, device=device)
+    return plain, partial(TorchPass, plain, batch_sizes=batch_sizes)

@@ -1,0 +1,73 @@
+"""The compiled functions, as this machine runs them and as one without bfloat16 hardware does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from serving.runtime.embedded.forward_pass import ForwardPass, TorchPass
+from serving.runtime.embedded.loading import load_model
+from serving.runtime.embedded.native import library
+from serving.runtime.embedded.native.forward_pass import NativePass
+from serving.runtime.embedded.native.library import Library
+from serving.runtime.embedded.native.model import load_native
+from serving.runtime.embedded.plan import Span
+
+BLOCKS = 64
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session", params=[(), ("-DPORTABLE",)], ids=["machine", "portable"])
+def kernels(request: pytest.FixtureRequest) -> Library:
+    return library.load(library.default_cache(), options=request.param)
+
+
+@pytest.fixture
+def native_pass(
+    write_checkpoint: Callable[..., Path], kernels: Library
+) -> Callable[..., NativePass]:
+    """Returns the forward pass in C of a random checkpoint."""
+
+    def make(shape: Any, block_tokens: int = 16) -> NativePass:
+        model = load_native(write_checkpoint(shape), block_tokens=block_tokens, library=kernels)
+        return NativePass(model, BLOCKS, BLOCKS)
+
+    return make
+
+
+@pytest.fixture
+def torch_pass(write_checkpoint: Callable[..., Path]) -> Callable[..., TorchPass]:
+    """Returns the forward pass in torch's operators of the same checkpoint, in float32."""
+
+    def make(shape: Any, block_tokens: int = 16, dtype: torch.dtype = torch.float32) -> TorchPass:
+        model = load_model(
+            write_checkpoint(shape), block_tokens=block_tokens, dtype=dtype, device=CPU
+        )
+        return TorchPass(model, BLOCKS, BLOCKS, batch_sizes=())
+
+    return make
+
+
+@pytest.fixture
+def logits_after() -> Callable[..., torch.Tensor]:
+    """Feeds one sequence in chunks and returns float32 (chunks, vocab), the logits after each."""
+    return _logits_after
+
+
+def _logits_after(
+    forward: ForwardPass, tokens: Sequence[int], chunks: Sequence[int]
+) -> torch.Tensor:
+    ids = np.array(tokens, dtype=np.int64)
+    table = np.arange(2, BLOCKS)
+    rows, done = [], 0
+    with torch.inference_mode():
+        for count in chunks:
+            span = Span(ids[done : done + count], done, table, table, samples=True)
+            rows.append(forward.run([span])[1][0].float())
+            done += count
+    return torch.stack(rows)
