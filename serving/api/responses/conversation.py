@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from serving.api.responses.items import (
+    CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
     InputItem,
@@ -17,6 +18,12 @@ from serving.errors import ErrorKind, ServingError
 from serving.harmony.parse import SEPARATOR
 
 Message = dict[str, Any]
+
+SUMMARY = (
+    "(A summary of the conversation up to here, made by the assistant to save room. The user's own "
+    "messages stand before it.)"
+)
+"""What the model is told of where a summary comes from."""
 
 
 def make_messages(
@@ -51,6 +58,9 @@ def make_messages(
                 messages.append({"role": item.role, "content": text_of(item.content)})
             elif isinstance(item, FunctionCallOutputItem):
                 messages.append(_result(item, called, index))
+            elif isinstance(item, CompactionItem):
+                # The user's role, not the developer's: tools may have a part in what it says.
+                messages.append({"role": "user", "content": f"{SUMMARY}\n\n{item.summary}"})
     return messages + _turns(run)
 
 

@@ -18,12 +18,12 @@ from serving.api.responses.kept import (
     needs_store,
     plain_context,
     read_context,
+    require_store,
 )
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import ItemOptions, Output
 from serving.api.responses.schema import (
     ENCRYPTED_REASONING,
-    PromptFields,
     ResponsesRequest,
 )
 from serving.api.responses.stream import ResponseStream
@@ -31,7 +31,6 @@ from serving.api.responses.tape import Playback
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
-from serving.settings import Settings
 from serving.store.conversations import Hold
 from serving.store.stores import Stores
 
@@ -68,19 +67,6 @@ def responses(around: Surroundings, stores: Stores, background: Background) -> G
         return Pending(finish)
 
     return Generation(ROUTE, around, prepare)
-
-
-def require_store(request: PromptFields, settings: Settings) -> None:
-    """Raises ServingError that names the field of `request` which needs a store, without one."""
-    if settings.store.enabled:
-        return
-    for field in ("background", "conversation", "previous_response_id"):
-        if getattr(request, field, None):
-            raise ServingError(
-                ErrorKind.UNSUPPORTED,
-                f"'{field}' needs the store of responses, which is off.",
-                param=field,
-            )
 
 
 class Answer:

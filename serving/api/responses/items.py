@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from serving.api.fields import UNSUPPORTED, Loose, Name
@@ -123,6 +123,27 @@ class ReasoningItem(Loose):
         return "\n\n".join(part.text for part in self.summary)
 
 
+class CompactionItem(Loose):
+    """Stands for what was said before: its summary is in `encrypted_content`."""
+
+    type: Literal["compaction"]
+    encrypted_content: str
+
+    @field_validator("encrypted_content")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        try:
+            unseal(value)
+        except ValueError:
+            raise PydanticCustomError("encrypted_content", "was not made by this service") from None
+        return value
+
+    @property
+    def summary(self) -> str:
+        """The summary of what was said."""
+        return unseal(self.encrypted_content)
+
+
 class ItemReference(Loose):
     """Stands for an item of a stored response."""
 
@@ -131,7 +152,10 @@ class ItemReference(Loose):
 
 
 _KINDS = frozenset(
-    {"message", "function_call", "function_call_output", "reasoning", "item_reference"}
+    {
+        *("message", "function_call", "function_call_output", "reasoning", "compaction"),
+        "item_reference",
+    }
 )
 
 
@@ -149,13 +173,14 @@ InputItem = Annotated[
     | Annotated[FunctionCallItem, Tag("@function_call")]
     | Annotated[FunctionCallOutputItem, Tag("@function_call_output")]
     | Annotated[ReasoningItem, Tag("@reasoning")]
+    | Annotated[CompactionItem, Tag("@compaction")]
     | Annotated[ItemReference, Tag("@item_reference")],
     Discriminator(
         _item_tag,
         custom_error_type=UNSUPPORTED,
         custom_error_message=(
-            "must be an item of type message, function_call, function_call_output, reasoning or "
-            "item_reference"
+            "must be an item of type message, function_call, function_call_output, reasoning, "
+            "compaction or item_reference"
         ),
     ),
 ]
@@ -169,9 +194,9 @@ def text_of(content: Content) -> str:
 
 
 def seal(text: str) -> str:
-    """Returns reasoning as `encrypted_content`: base64, for clients that keep only this field.
+    """Returns a text as `encrypted_content`: base64, for clients that keep only this field.
 
-    Nothing is hidden: the reasoning of GPT-OSS is open, and is in `content` too.
+    Nothing is hidden. The reasoning of GPT-OSS is open, and a summary is the client's own.
     """
     return base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from serving.api.responses.background import Background, Save, public_error
 from serving.api.responses.items import (
+    CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
     InputItem,
@@ -21,7 +22,7 @@ from serving.api.responses.items import (
 )
 from serving.api.responses.object import ResponseObject
 from serving.api.responses.output import Output
-from serving.api.responses.schema import PromptFields
+from serving.api.responses.schema import History
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
 from serving.settings import Settings
@@ -46,19 +47,32 @@ class Context:
     """Stored items by their ids."""
 
 
-def needs_store(request: PromptFields) -> bool:
+def require_store(request: History, settings: Settings) -> None:
+    """Raises ServingError that names the field of `request` which needs a store, without one."""
+    if settings.store.enabled:
+        return
+    for field in ("background", "conversation", "previous_response_id"):
+        if getattr(request, field, None):
+            raise ServingError(
+                ErrorKind.UNSUPPORTED,
+                f"'{field}' needs the store of responses, which is off.",
+                param=field,
+            )
+
+
+def needs_store(request: History) -> bool:
     """Returns whether a request refers to what is stored."""
     history = request.previous_response_id is not None or request.conversation is not None
     return history or bool(references(request.input))
 
 
-def plain_context(request: PromptFields) -> Context:
+def plain_context(request: History) -> Context:
     """Returns the context of a request that refers to nothing."""
     return Context((), request.input, {})
 
 
 async def read_context(
-    request: PromptFields, stores: Stores, background: Background, settings: Settings
+    request: History, stores: Stores, background: Background, settings: Settings
 ) -> Context:
     """Returns what a request refers to. Raises ServingError for what is not there."""
     earlier: list[Json] = []
@@ -194,6 +208,8 @@ def _given(item: InputItem, make_id: Callable[[], str]) -> Json:
             "summary": [part.model_dump() for part in item.summary],
             "content": [{"type": "reasoning_text", "text": item.text}],
         }
+    if isinstance(item, CompactionItem):
+        return {"id": f"cmp_{make_id()}", **item.model_dump()}
     raise TypeError("a reference is not an item of its own")
 
 

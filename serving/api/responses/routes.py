@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from serving.api.generation import Surroundings
 from serving.api.responses.background import Background
+from serving.api.responses.compaction import compaction
 from serving.api.responses.endpoint import responses
 from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
 from serving.api.responses.tokens import InputTokens
@@ -20,6 +21,7 @@ def responses_routes(around: Surroundings, stores: Stores, background: Backgroun
         Route(
             "/v1/responses/input_tokens", InputTokens(around, stores, background), methods=["POST"]
         ),
+        Route("/v1/responses/compact", compaction(around, stores, background), methods=["POST"]),
         Route(
             "/v1/responses/{id}",
             StoredResponse(around, store, background),

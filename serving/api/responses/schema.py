@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from serving.api.chat.schema import Effort
 from serving.api.fields import UNSUPPORTED, Loose, Name, refuse
 from serving.api.responses.items import InputItem
+from serving.api.responses.tools import WEB_SEARCHES, Tool
 from serving.api.sampling_schema import (
     DENIED_FIELDS,
     Label,
@@ -51,9 +52,7 @@ INCLUDABLE = frozenset(
 )
 
 _TOOL_CHOICES = ("none", "auto", "required")
-_ONLY_FUNCTIONS = (
-    "only tools of type 'function' are supported; this service runs no tools of its own"
-)
+_TOOL_CHOICE_TYPES = ("function", "allowed_tools", "code_interpreter", "mcp", *WEB_SEARCHES)
 
 
 def _few_pairs(value: dict[str, str]) -> dict[str, str]:
@@ -128,23 +127,6 @@ class Text(Loose):
         return value
 
 
-class FunctionTool(Loose):
-    """A function that the model may call: the only kind of tool."""
-
-    type: Literal["function"]
-    name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_function(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("type") != "function":
-            raise PydanticCustomError(UNSUPPORTED, _ONLY_FUNCTIONS, {"field": "type"})
-        return value
-
-
 class StreamOptions(Loose):
     """What a stream holds besides the answer."""
 
@@ -165,43 +147,27 @@ Input = Annotated[
 ]
 
 
-class PromptFields(Loose):
-    """What the model reads."""
+class History(Loose):
+    """What was said. Unknown fields are kept, to count."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     input: Input = Field(default_factory=list)
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=512)] | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
-    text: Text | None = None
-    truncation: Literal["auto", "disabled"] | None = None
     conversation: Annotated[str, Field(max_length=512)] | None = None
     """The id: an object with an `id` means the same."""
-
-    @field_validator("conversation", mode="before")
-    @classmethod
-    def _conversation_id(cls, value: Any) -> Any:
-        return value["id"] if isinstance(value, dict) and "id" in value else value
-
-    @model_validator(mode="after")
-    def _one_history(self) -> PromptFields:
-        if self.conversation is not None and self.previous_response_id is not None:
-            raise PydanticCustomError(
-                "history",
-                "cannot be combined with 'previous_response_id': name one of them",
-                {"field": "conversation"},
-            )
-        return self
 
     @model_validator(mode="before")
     @classmethod
     def _no_denied_field(cls, value: Any) -> Any:
         refuse_denied(value, DENIED_FIELDS)
         return value
+
+    @field_validator("conversation", mode="before")
+    @classmethod
+    def _conversation_id(cls, value: Any) -> Any:
+        return value["id"] if isinstance(value, dict) and "id" in value else value
 
     @field_validator("input")
     @classmethod
@@ -210,17 +176,53 @@ class PromptFields(Loose):
             at_most(value, limits_of(info).messages, "items")
         return value
 
+    @model_validator(mode="after")
+    def _one_history(self) -> History:
+        if self.conversation is not None and self.previous_response_id is not None:
+            raise PydanticCustomError(
+                "history",
+                "cannot be combined with 'previous_response_id': name one of them",
+                {"field": "conversation"},
+            )
+        return self
+
+
+class PromptFields(History):
+    """What the model reads."""
+
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: Text | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
     @field_validator("tool_choice")
     @classmethod
     def _known_tool_choice(cls, value: Any) -> Any:
         kind = value.get("type") if isinstance(value, dict) else value
-        known = ("function", "allowed_tools") if isinstance(value, dict) else _TOOL_CHOICES
+        known = _TOOL_CHOICE_TYPES if isinstance(value, dict) else _TOOL_CHOICES
         if value is not None and not (isinstance(kind, str) and kind in known):
             raise PydanticCustomError(
                 UNSUPPORTED,
-                "must be 'none', 'auto', 'required', or of type 'function' or 'allowed_tools'",
+                "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
+                "'code_interpreter', 'web_search' or 'mcp'",
             )
         return value
+
+
+class CompactRequest(History):
+    """The body of `POST /v1/responses/compact`."""
+
+    model: ModelName
+
+    # Accepted: they do not change the answer.
+    prompt_cache_key: Label | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    service_tier: str | None = None
+
+    image: Annotated[Any, refuse("images are not supported by this model")] = None
 
 
 class TokensRequest(PromptFields):

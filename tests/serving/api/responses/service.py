@@ -28,6 +28,7 @@ WEATHER: Any = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
+SUMMARY = "It rained in Paris."
 CALL = ToolCall(name="get_weather", arguments='{"city": "Paris"}')
 QUICK = Policy(backoff_first_seconds=0.05, stop_seconds=2.0)
 
@@ -44,10 +45,12 @@ def make_script(vocabulary: Vocabulary) -> Script:
     call = render_completion(
         Assistant(reasoning="Look.", content="I look.", calls=(CALL,)), vocabulary
     )
+    summary = render_completion(Assistant(reasoning="Hm.", content=SUMMARY), vocabulary)
     some = (CHANNEL, *vocabulary.encode("final"), MESSAGE, *vocabulary.encode("some words"))
     return Script(
         pace_seconds=0.001,
         scenarios=(
+            scenario("Stop here. Write a summary", Tokens(ids=tuple(summary))),
             scenario("murder", Tokens(ids=some), Delay(seconds=0.2), Die()),
             scenario(" sunshine", Tokens(ids=tuple(hello))),
             scenario(" rainfall", Tokens(ids=tuple(call))),

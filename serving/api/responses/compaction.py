@@ -1,0 +1,174 @@
+"""`POST /v1/responses/compact`: a conversation in fewer tokens, as items to go on with.
+
+What the user, the developer and the system said is given back word for word. Everything else, what
+the model said and thought and what functions returned, becomes one summary, which the model writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from serving.api.body import decode
+from serving.api.chat.job import make_job
+from serving.api.chat.schema import ChatRequest
+from serving.api.generation import Generation, Pending, Prepared, Surroundings
+from serving.api.responses.background import Background
+from serving.api.responses.conversation import make_messages
+from serving.api.responses.items import InputItem, MessageItem, seal
+from serving.api.responses.job import in_own_words
+from serving.api.responses.kept import (
+    Context,
+    Json,
+    given_items,
+    needs_store,
+    plain_context,
+    read_context,
+    require_store,
+)
+from serving.api.responses.object import usage_object
+from serving.api.responses.schema import CompactRequest
+from serving.backend import Backend
+from serving.errors import ErrorKind, ServingError
+from serving.events import ChoiceEvent, Content, Finished
+from serving.job import Job
+from serving.settings import Settings
+from serving.store.stores import Stores
+
+ROUTE = "responses.compact"
+
+REQUEST = """\
+Stop here. Write a summary of this conversation for an assistant that will go on with it and has \
+seen only the user's own messages.
+
+Say what the user wants and what has been decided; what was done, found and tried, with the \
+names, numbers, paths and pieces of code that are needed to go on; what failed and why; what is \
+open, and what comes next. Do not repeat the user's messages, do not answer them, and call no \
+tool. Write the summary alone."""
+"""What the model is asked, as a message of the user at the end of the conversation."""
+
+
+def compaction(around: Surroundings, stores: Stores, background: Background) -> Generation:
+    """Returns the endpoint that makes conversations shorter. Nothing of them is stored."""
+    settings = around.settings
+
+    def prepare(body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
+        request = decode(body, CompactRequest, settings.limits)
+        require_store(request, settings)
+        unknown = len(request.model_extra or ())
+
+        def prepared(context: Context) -> Prepared:
+            backend = around.backend()
+            job = make_compaction_job(request, context, backend, settings, job_id, seconds)
+            summary = Summary(_verbatim(context, around.make_id), around.now(), around.make_id)
+            return Prepared(
+                lambda accepted: backend.pipeline.run(job, accepted=accepted), summary, unknown
+            )
+
+        if not needs_store(request):
+            return prepared(plain_context(request))
+
+        async def finish() -> Prepared:
+            context = await read_context(request, stores, background, settings)
+            return await asyncio.to_thread(prepared, context)
+
+        return Pending(finish)
+
+    return Generation(ROUTE, around, prepare)
+
+
+def make_compaction_job(
+    request: CompactRequest,
+    context: Context,
+    backend: Backend,
+    settings: Settings,
+    job_id: str,
+    deadline_seconds: float | None,
+) -> Job:
+    """Returns the job that writes the summary. The conversation comes first, so that its beginning
+    is in the engine's cache where it was answered before.
+
+    Raises ServingError, also for a conversation of nothing.
+    """
+    try:
+        messages = make_messages(context.earlier, context.own, request.instructions)
+        if not any(message["role"] != "developer" for message in messages):
+            raise ServingError(
+                ErrorKind.INVALID_VALUE, "'input' holds nothing to compact.", param="input"
+            )
+        # Greedy and with little thought: a summary is to be exact, not inventive.
+        chat = ChatRequest.model_validate(
+            {
+                "model": request.model,
+                "messages": [*messages, {"role": "user", "content": REQUEST}],
+                "reasoning_effort": "low",
+                "temperature": 0.0,
+            },
+            context=settings.limits,
+        )
+        job = make_job(chat, backend, settings, job_id=job_id, deadline_seconds=deadline_seconds)
+    except ServingError as error:
+        raise in_own_words(error) from None
+    return msgspec.structs.replace(job, route=ROUTE)
+
+
+class Summary:
+    """Collects the summary, and presents it behind what is given back word for word."""
+
+    def __init__(self, verbatim: list[Json], now: float, make_id: Callable[[], str]) -> None:
+        self._verbatim = verbatim
+        self._created = int(now)
+        self._make_id = make_id
+        self._pieces: list[str] = []
+        self._finished: Finished | None = None
+
+    def add(self, events: list[ChoiceEvent]) -> None:
+        """Takes the next events."""
+        for _, event in events:
+            if isinstance(event, Content):
+                self._pieces.append(event.text)
+            elif isinstance(event, Finished):
+                self._finished = event
+
+    def body(self) -> Json:
+        """Returns the object. Raises ServingError for a summary that is not whole."""
+        text = "".join(self._pieces).strip()
+        if self._finished is None:
+            raise ValueError("the summary has not finished")
+        if self._finished.reason == "length":
+            raise ServingError(
+                ErrorKind.CONTEXT_LENGTH,
+                "The conversation leaves no room in the context for a summary of it.",
+                param="input",
+            )
+        if not text:
+            raise ServingError(ErrorKind.DEGENERATE_OUTPUT, "The model wrote no summary.")
+        item = {
+            "id": f"cmp_{self._make_id()}",
+            "type": "compaction",
+            "encrypted_content": seal(text),
+        }
+        return {
+            "id": f"resp_{self._make_id()}",
+            "object": "response.compaction",
+            "created_at": self._created,
+            "output": [*self._verbatim, item],
+            "usage": usage_object(self._finished.usage),
+        }
+
+
+def _verbatim(context: Context, make_id: Callable[[], str]) -> list[Json]:
+    """Returns the messages of a conversation that were not the model's."""
+    own: list[InputItem] = (
+        [MessageItem(role="user", content=context.own)]
+        if isinstance(context.own, str)
+        else [*context.own]
+    )
+    kept = [
+        item
+        for item in [*context.earlier, *own]
+        if isinstance(item, MessageItem) and item.role != "assistant"
+    ]
+    return given_items(kept, {}, make_id)
