@@ -8,33 +8,23 @@ from typing import Literal
 
 from serving.api.chat.facts import logprob_entries
 from serving.api.responses.items import seal
-from serving.api.responses.hosted import HOSTED_KINDS, HostedKind, call_body
 from serving.events import (
-    BuiltInCallEnded,
-    BuiltInCallRunning,
-    BuiltInCallStart,
     ChoiceEvent,
     Content,
     Event,
     Finished,
     Reasoning,
     TokenLogprob,
+    ToolCallArguments,
     ToolCallStart,
 )
 from serving.harmony.parse import SEPARATOR
 from serving.harmony.vocabulary import Vocabulary
 
-Kind = Literal["reasoning", "message", "function_call"] | HostedKind
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Kind = Literal["reasoning", "message", "function_call"]
+Status = Literal["in_progress", "completed", "incomplete"]
 
-_PREFIXES: dict[Kind, str] = {
-    "reasoning": "rs",
-    "message": "msg",
-    "function_call": "fc",
-    "code_interpreter_call": "ci",
-    "web_search_call": "ws",
-}
-_ENDS: dict[str, Status] = {"completed": "completed", "failed": "failed", "refused": "incomplete"}
+_PREFIXES: dict[Kind, str] = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +36,6 @@ class ItemOptions:
     """The reasoning is given as its summary too."""
     encrypted: bool
     """Reasoning is given as `encrypted_content` too."""
-    outputs: bool = False
-    """Calls of the code interpreter are given with their outputs."""
-    container_id: str = ""
-    """Names where the code of this response runs."""
 
 
 @dataclass(slots=True)
@@ -63,8 +49,6 @@ class Item:
     call_id: str = ""
     name: str = ""
     status: Status = "in_progress"
-    output: str | None = None
-    """What the executor of a hosted tool said, where it is shown."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -72,11 +56,6 @@ class Item:
     def text(self) -> str:
         """The text so far: reasoning, what is said, or a call's arguments."""
         return "".join(self.pieces)
-
-    @property
-    def hosted(self) -> bool:
-        """Whether it is a call of a hosted tool."""
-        return self.kind in HOSTED_KINDS
 
     @property
     def summarised(self) -> bool:
@@ -107,10 +86,6 @@ class Item:
             return {**body, "call_id": self.call_id, "name": self.name, "arguments": text}
         if self.kind == "message":
             return {**body, "role": "assistant", "content": content}
-        if self.kind == "code_interpreter_call" or self.kind == "web_search_call":
-            options = self.options
-            call = call_body(self.kind, self.name, text, self.output, options.container_id)
-            return {**body, **call}
         shown = self.summarised and content
         body["summary"] = [{"type": "summary_text", "text": text}] if shown else []
         body["content"] = content
@@ -136,20 +111,13 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A call of a hosted tool is whole, and its executor has it."""
-
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
 class Closed:
     """An item is complete, or as complete as it will be."""
 
     item: Item
 
 
-Change = Opened | Grown | Running | Closed
+Change = Opened | Grown | Closed
 
 
 class Output:
@@ -162,9 +130,6 @@ class Output:
         self._make_id = make_id
         self._open: Item | None = None
         self._said: set[Kind] = set()
-        # A call of the browser, whose item begins when what it does is known.
-        self._browsing: BuiltInCallStart | None = None
-        self._browsing_text: list[str] = []
 
     def add(self, events: list[ChoiceEvent]) -> list[Change]:
         """Takes the next events and returns what they change."""
@@ -188,14 +153,9 @@ class Output:
             self.finished = event
             self._close("incomplete" if event.reason == "length" else "completed", changes)
         elif isinstance(event, ToolCallStart):
-            item = self._begin("function_call", changes, event.name)
+            item = self._begin("function_call", changes)
             item.call_id = f"call_{self._make_id()}"
-        elif isinstance(event, BuiltInCallStart):
-            self._call(event, changes)
-        elif isinstance(event, BuiltInCallRunning):
-            self._run(changes)
-        elif isinstance(event, BuiltInCallEnded):
-            self._end_call(event, changes)
+            item.name = event.name
         elif isinstance(event, Reasoning | Content):
             kind: Kind = "reasoning" if isinstance(event, Reasoning) else "message"
             logprobs = event.logprobs if isinstance(event, Content) else None
@@ -207,39 +167,12 @@ class Output:
                 self._said.add(kind)
                 growing = self._begin(kind, changes)
             self._grow(growing, text, logprobs, changes)
-        elif self._browsing is not None:
-            self._browsing_text.append(event.text)
-        elif self._open is not None:
+        elif isinstance(event, ToolCallArguments) and self._open is not None:
             self._grow(self._open, event.text, None, changes)
 
-    def _call(self, start: BuiltInCallStart, changes: list[Change]) -> None:
-        if start.name == "python":
-            self._begin("code_interpreter_call", changes, start.name)
-        else:
-            self._close("completed", changes)
-            self._browsing = start
-
-    def _run(self, changes: list[Change]) -> None:
-        if self._browsing is not None:
-            name, text = self._browsing.name, "".join(self._browsing_text)
-            self._begin("web_search_call", changes, name, text)
-        if self._open is not None:
-            changes.append(Running(self._open))
-
-    def _end_call(self, end: BuiltInCallEnded, changes: list[Change]) -> None:
-        if self._open is not None:
-            self._open.output = end.output if self._options.outputs else None
-            self._close(_ENDS[end.outcome], changes)
-        self._browsing = None
-        self._browsing_text.clear()
-        # The parser of what comes now is a new one: it parts nothing from what was said before.
-        self._said.clear()
-
-    def _begin(self, kind: Kind, changes: list[Change], name: str = "", text: str = "") -> Item:
+    def _begin(self, kind: Kind, changes: list[Change]) -> Item:
         self._close("completed", changes)
         item = Item(kind, f"{_PREFIXES[kind]}_{self._make_id()}", len(self.items), self._options)
-        item.name = name
-        item.pieces += [text] if text else []
         self.items.append(item)
         self._open = item
         changes.append(Opened(item))
@@ -257,8 +190,6 @@ class Output:
         changes.append(Grown(item, text, logprobs))
 
     def _close(self, status: Status, changes: list[Change]) -> None:
-        self._browsing = None
-        self._browsing_text.clear()
         if self._open is not None:
             self._open.status = status
             changes.append(Closed(self._open))
