@@ -13,6 +13,8 @@ from pathlib import Path
 from engine_build.failure import BuildError, ExitCode
 
 PIECE_BYTES = 8 * 1024 * 1024
+HASHED_BYTES = 1024 * 1024
+"""Fits into a core's cache, so that what was read is hashed from there."""
 
 Advance = Callable[[int], None]
 """Told of every piece of work done, in bytes."""
@@ -90,11 +92,20 @@ def _copy(source: Path, target: Path, advance: Advance) -> None:
 def sha256(path: Path, advance: Advance = ignore) -> str:
     """Returns the sha256 (hex) of a file, read in pieces that are reported to `advance`."""
     state = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            state.update(piece)
-            advance(len(piece))
+    # One buffer: a new one for each piece costs the kernel as much as a tenth of the hash.
+    buffer = bytearray(HASHED_BYTES)
+    with path.open("rb", buffering=0) as file, memoryview(buffer) as view:
+        _read_on(file.fileno())
+        while count := file.readinto(buffer):
+            state.update(view[:count])
+            advance(count)
     return state.hexdigest()
+
+
+def _read_on(descriptor: int) -> None:
+    """Tells the kernel that a file is read from its beginning to its end, where it takes advice."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def digest(content: bytes) -> str:

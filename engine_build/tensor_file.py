@@ -37,6 +37,10 @@ LARGEST_HEADER_BYTES = 100_000_000
 """The bound of the reference implementation."""
 HEADER_ALIGNMENT_BYTES = 8
 PIECE_BYTES = 16 * 1024 * 1024
+AHEAD_BYTES = 4 * PIECE_BYTES
+"""How far behind what was released the kernel is asked to read on."""
+FLUSH_BYTES = 2 * PIECE_BYTES
+"""After so many the kernel is asked to begin writing, so that the end waits for the last ones."""
 
 Bytes = NDArray[np.uint8]
 Contents = Callable[[str], Iterable[Bytes]]
@@ -194,7 +198,10 @@ class TensorFile:
         return flat.reshape(*entry.spec.shape, item)
 
     def release(self, name: str, start_bytes: int = 0, stop_bytes: int | None = None) -> None:
-        """Gives the memory of a tensor, or of a part that is done with, back to the kernel."""
+        """Gives the memory of a tensor, or of a part that is done with, back to the kernel.
+
+        Bytes are read in their order, so it is asked for those that follow.
+        """
         entry = self.entries[name]
         stop = entry.stop_bytes
         if stop_bytes is not None:
@@ -202,6 +209,11 @@ class TensorFile:
         start = (entry.start_bytes + start_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if start < stop:
             self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
+            # As much as was passed, so that every byte is asked for once.
+            begin = start + AHEAD_BYTES
+            end = min(stop + AHEAD_BYTES, len(self._memory))
+            if begin < end:
+                self._memory.madvise(mmap.MADV_WILLNEED, begin, end - begin)
 
     def close(self) -> None:
         """Unmaps the file, or lets the last view do it that is still held, by a traceback say."""
@@ -257,21 +269,42 @@ def write(
     byte is on the disk. Raises BuildError (STORAGE) where the file system refuses; ValueError when
     a tensor's pieces are not as many bytes as its spec says.
     """
-    digest = hashlib.sha256()
     partial = path.with_name(f".{path.name}.partial")
-    size_bytes = 0
     with durable.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb", buffering=0) as file:
+            growing = _Growing(file.fileno())
             for piece in _stream(specs, contents, metadata):
-                _write_all(file.fileno(), piece)
-                digest.update(piece)
-                size_bytes += len(piece)
+                growing.add(piece)
                 advance(len(piece))
             os.fsync(file.fileno())
         partial.replace(path)
         durable.sync_directory(path.parent)
-    return Written(path, size_bytes, digest.hexdigest())
+    return Written(path, growing.size_bytes, growing.digest.hexdigest())
+
+
+class _Growing:
+    """A file that is written: hashed, and on its way to the disk before its end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.digest = hashlib.sha256()
+        self.size_bytes = 0
+        self._descriptor = descriptor
+        self._begun_bytes = 0
+        """Up to where the kernel has been asked to write."""
+
+    def add(self, piece: memoryview) -> None:
+        for start in range(0, len(piece), durable.HASHED_BYTES):
+            part = piece[start : start + durable.HASHED_BYTES]
+            _write_all(self._descriptor, part)
+            self.digest.update(part)
+        self.size_bytes += len(piece)
+        waiting_bytes = self.size_bytes - self._begun_bytes
+        if waiting_bytes >= FLUSH_BYTES:
+            # Linux begins to write what it is told is not needed, and does not wait.
+            advice = os.POSIX_FADV_DONTNEED
+            os.posix_fadvise(self._descriptor, self._begun_bytes, waiting_bytes, advice)
+            self._begun_bytes = self.size_bytes
 
 
 def _stream(
