@@ -3,8 +3,8 @@
 The checkpoint is synthetic (benchmarks.synthetic): gpt-oss-120b's tensors, with fewer layers, so
 that a file, a tensor and an expert have their true sizes. Each step runs in a process of its own;
 steps and the plain tools take turns, each finds the checkpoint on the disk and not in memory, and
-each one's best time counts. `python -m benchmarks.build
-[--model NAME] [--layers N] [--rounds N]`.
+each one's best time counts. Then a conversion runs with one worker and with one a core.
+`python -m benchmarks.build [--model NAME] [--layers N] [--rounds N]`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ MOVING = ("verify", "place", "repack", "shard")
 """Steps that only move or read bytes."""
 LEAST_RATIO = 0.7
 MOST_BYTES = 2_000_000_000
+
+CONVERTED, CONVERTED_LAYERS = "gpt-oss-20b", 2
+"""What shows how a conversion spreads over cores: it is parallel over layers."""
+LEAST_SPREAD = 0.75
+"""Of as many times the speed as there are workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,12 @@ def main(arguments: list[str]) -> int:
         plain, costs = measure(
             ROOM, chosen.model, chosen.layers, chosen.rounds, chosen.workers, time.perf_counter
         )
+        shutil.rmtree(ROOM / "checkpoint")
+        spread = scale(ROOM, chosen.workers)
     finally:
         shutil.rmtree(ROOM, ignore_errors=True)
     title = f"Engine build, {chosen.model} with {chosen.layers} layers"
-    found = result(title, made.tensor_bytes, plain, costs, machine)
+    found = result(title, made.tensor_bytes, plain, costs, spread, machine)
     report.publish(found)
     return 0 if all(goal.met for goal in found.goals) else 1
 
@@ -95,14 +102,32 @@ def measure(
             durable.sha256(file)
         hashes.append(clock() - started)
         for step, found in costs.items():
-            arguments = [step, str(source), str(target), model, str(layers), str(workers)]
             _evict(source)
-            command = [sys.executable, "-m", "benchmarks.build_step", *arguments]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-            found.append(msgspec.json.decode(output, type=Cost))
-            _clear(target)
+            found.append(_run(step, room, model, layers, workers))
     best = {step: min(found, key=lambda cost: cost.seconds) for step, found in costs.items()}
     return Plain(min(copies), min(hashes), min(coreutils)), best
+
+
+def scale(room: Path, workers: int) -> dict[int, Cost]:
+    """Returns what the conversion to FP8 takes with one worker and with several."""
+    source = room / "checkpoint"
+    generate(shape(CONVERTED, CONVERTED_LAYERS), source)
+    costs = {}
+    for count in sorted({1, workers}):
+        for file in sorted(source.iterdir()):  # in memory, so that no worker waits for the disk
+            durable.sha256(file)
+        costs[count] = _run("fp8", room, CONVERTED, CONVERTED_LAYERS, count)
+    return costs
+
+
+def _run(step: str, room: Path, model: str, layers: int, workers: int) -> Cost:
+    """Runs a step in a process of its own, and removes what it wrote."""
+    source, target = room / "checkpoint", room / "target"
+    arguments = [step, str(source), str(target), model, str(layers), str(workers)]
+    command = [sys.executable, "-m", "benchmarks.build_step", *arguments]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    _clear(target)
+    return msgspec.json.decode(output, type=Cost)
 
 
 def _timed(command: list[str], clock: Clock) -> float:
@@ -128,7 +153,12 @@ def _clear(target: Path) -> None:
 
 
 def result(
-    title: str, size_bytes: int, plain: Plain, costs: dict[str, Cost], machine: report.Machine
+    title: str,
+    size_bytes: int,
+    plain: Plain,
+    costs: dict[str, Cost],
+    spread: dict[int, Cost],
+    machine: report.Machine,
 ) -> report.Result:
     """Returns the table and the goals."""
     gigabytes = size_bytes / 1e9
@@ -142,12 +172,24 @@ def result(
         moves = f"{ratios[step]:.2f}" if step in MOVING else ""
         rate, peak = gigabytes / cost.seconds, cost.peak_bytes / 1e6
         rows.append((step, f"{cost.seconds:.1f}", f"{rate:.2f}", moves, f"{peak:.0f}", cost.note))
+    for workers, cost in spread.items():
+        what = f"fp8, {CONVERTED}, {workers} worker{'s' if workers > 1 else ''}"
+        rate = cost.written_bytes / 1e9 / cost.seconds
+        note = "GB/s are those written"
+        rows.append(
+            (what, f"{cost.seconds:.1f}", f"{rate:.2f}", "", f"{cost.peak_bytes / 1e6:.0f}", note)
+        )
     against = {step: "sha256" if step == "verify" else "cp and sha256" for step in MOVING}
     goals = [
         report.Goal(what=f"{step} / {plainly}", value=ratios[step], wanted=LEAST_RATIO)
         for step, plainly in against.items()
     ]
-    peak_bytes = max(cost.peak_bytes for cost in costs.values())
+    workers = max(spread)
+    if workers > 1:
+        faster = spread[1].seconds / spread[workers].seconds
+        what = f"conversion, {workers} workers against 1"
+        goals.append(report.Goal(what=what, value=faster, wanted=LEAST_SPREAD * workers))
+    peak_bytes = max(cost.peak_bytes for cost in (*costs.values(), *spread.values()))
     goals.append(
         report.Goal(
             what="largest resident memory of a step (GB)",
@@ -166,7 +208,8 @@ def result(
             f"{gigabytes:.2f} GB of tensors, read from the disk. Steps wait until their "
             "files are on the disk, cp does not; `place` links where it can",
         ),
-        raw={step: [cost.seconds] for step, cost in costs.items()},
+        raw={step: [cost.seconds] for step, cost in costs.items()}
+        | {f"fp8 with {count}": [cost.seconds] for count, cost in spread.items()},
         machine=machine,
         measured=report.now(),
     )

@@ -67,11 +67,21 @@ def test_the_plain_tools_and_the_steps_take_turns(
 
 def test_a_step_is_held_to_the_tools_that_do_the_same() -> None:
     costs = dict.fromkeys(STEPS, COST)
-    found = build.result("title", 10**9, PLAIN, costs, report.machine())
+    spread = {1: COST, 2: msgspec.structs.replace(COST, seconds=1.25)}
+    found = build.result("title", 10**9, PLAIN, costs, spread, report.machine())
     goals = {goal.what: goal for goal in found.goals}
     assert goals["verify / sha256"].value == 0.5
     assert not goals["verify / sha256"].met
     assert goals["shard / cp and sha256"].value == 1.0
     assert goals["shard / cp and sha256"].met
     assert goals["largest resident memory of a step (GB)"].value == 0.1
-    assert len(found.rows) == 3 + len(STEPS)
+    assert goals["conversion, 2 workers against 1"].value == 1.6
+    assert goals["conversion, 2 workers against 1"].met
+    assert len(found.rows) == 3 + len(STEPS) + len(spread)
+
+
+def test_a_machine_with_one_core_has_nothing_to_spread_over() -> None:
+    found = build.result(
+        "title", 10**9, PLAIN, dict.fromkeys(STEPS, COST), {1: COST}, report.machine()
+    )
+    assert not [goal for goal in found.goals if goal.what.startswith("conversion")]
