@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -17,33 +14,10 @@ import pytest
 
 from serving import engine
 from tests.commands import Served, run, serve
+from tests.development import COMMAND, MODEL, Machine
 
-MODEL = "openai/gpt-oss-120b"
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 IDLE_BYTES = 1_000_000_000
-COMMAND = [sys.executable, "-m", "engine_build"]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine with nothing on it but this repository and its packages."""
-
-    root: Path
-
-    @property
-    def home(self) -> Path:
-        return self.root / "bentoml"
-
-    @property
-    def engine(self) -> Path:
-        return self.root / "state" / "engines" / "gpt-oss-development"
-
-    def build(self, *arguments: str) -> str:
-        """Builds the development engine and returns what the command says of it."""
-        extra = {"GPT_OSS_STATE": str(self.root / "state")}
-        done = run([*COMMAND, "build", "development", *arguments], self.home, extra=extra)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,9 @@ async def test_items_are_added_listed_read_and_taken_out(client: openai.AsyncOpe
     pages = client.conversations.items.list(made.id, limit=3)
     newest_first = [item async for item in pages]
     assert [item.id for item in newest_first] == [item.id for item in reversed(added.data)]
-    after = await client.conversations.items.list(made.id, order="asc", after=added.data[2].id or "")
+    after = await client.conversations.items.list(
+        made.id, order="asc", after=added.data[2].id or ""
+    )
     assert [item.id for item in after.data] == [added.data[3].id]
     reasoning = await client.conversations.items.retrieve(
         added.data[2].id or "",
