@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,7 +23,8 @@ OpenPass = Callable[[int, int], ForwardPass]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What ran. `logits` (sampled, vocab) has a row for each sequence of `sampled`."""
+    """What ran. `logits` (sampled, vocab) has a row for each sequence of `sampled`, and is good
+    until the next run."""
 
     work: list[Work]
     sampled: list[Running]
@@ -58,7 +59,10 @@ class Executor:
         except (RuntimeError, MemoryError) as error:
             if len(work) == 1:
                 return self._nothing(), [(work[0].sequence, fault(error))]
-        parts = [self.run([item]) for item in work]
+        parts = []
+        for item in work:
+            part, failed = self.run([item])
+            parts.append((replace(part, logits=part.logits.clone()), failed))
         done = Done(
             work=[item for part, _ in parts for item in part.work],
             sampled=[sequence for part, _ in parts for sequence in part.sampled],

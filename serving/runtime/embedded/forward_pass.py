@@ -35,7 +35,8 @@ class ForwardPass(Protocol):
     def run(self, spans: Sequence[Span]) -> tuple[list[int], torch.Tensor]:
         """Computes spans, and returns their order and the logits (sampled spans, vocab) in it.
 
-        Raises RuntimeError or MemoryError when they cannot be computed.
+        The logits are good until the next run. Raises RuntimeError or MemoryError when the spans
+        cannot be computed.
         """
         ...
 

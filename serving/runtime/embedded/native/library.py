@@ -93,7 +93,7 @@ class CModel(ctypes.Structure):
 
 
 class CSpan(ctypes.Structure):
-    """`Span`."""
+    """`Span`. All its fields are of eight bytes, so spans are rows of a matrix of integers."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("tokens", "full_table", "sliding_table")),
@@ -106,7 +106,7 @@ class CStep(ctypes.Structure):
 
     _fields_ = (
         ("model", POINTER(CModel)),
-        ("spans", POINTER(CSpan)),
+        ("spans", c_void_p),
         ("span_count", c_int64),
         ("logits", c_void_p),
         ("room", c_void_p),
