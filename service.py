@@ -44,6 +44,7 @@ class Arguments(BaseModel):
 arguments = bentoml.use_arguments(Arguments)
 try:
     settings = load_settings()
+    api = create_app(settings)
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
 reference = (

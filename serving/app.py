@@ -23,9 +23,11 @@ from serving.api.limits import RequestLimits
 from serving.api.responses.background import Background
 from serving.api.routes import make_routes
 from serving.lifecycle import Launch, Service, Supervised
+from serving.runtime.encoder.client import Encoder
+from serving.runtime.encoder.description import EncoderError, locate, read
 from serving.runtime.lifecycle import EngineState, Policy, Transition
 from serving.runtime.supervisor import Supervisor
-from serving.settings import Settings, Store, Supervision
+from serving.settings import Settings, SettingsError, Store, Supervision
 from serving.store.stores import Stores
 from serving.telemetry.logs import make_logger
 from serving.telemetry.metrics import Metrics
@@ -63,6 +65,7 @@ def create_app(
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(now)
+    encoder = _encoder(settings, recorder, clock)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -73,6 +76,8 @@ def create_app(
         finally:
             await service.stop()
             await background.stop()
+            if encoder is not None:
+                await encoder.close()
             await toolbox.close()
             await stores.close()
 
@@ -84,6 +89,7 @@ def create_app(
             stores,
             background,
             toolbox,
+            encoder,
             clock=clock,
             now=now,
             make_id=make_id,
@@ -110,6 +116,32 @@ def _store_path(settings: Store) -> Path:
     """Returns where responses are kept: where the settings say, or among the user's state."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(os.path.expanduser(settings.path or f"{state}/gpt-oss-120b/responses.sqlite3"))
+
+
+def _encoder(settings: Settings, recorder: Recorder, clock: Callable[[], float]) -> Encoder | None:
+    """Returns what makes embeddings, or None. Raises SettingsError for what cannot make them."""
+    chosen = settings.embeddings
+    if chosen.encoder is None:
+        return None
+    if set(chosen.served_model_names) & set(settings.served_model_names):
+        raise SettingsError("embeddings.served_model_names: names of the language model")
+    try:
+        description = read(locate(chosen.encoder))
+    except EncoderError as error:
+        raise SettingsError(f"embeddings.encoder: {error}") from None
+    if any(length >= description.dimensions for length in chosen.shorter_dimensions):
+        raise SettingsError(
+            f"embeddings.shorter_dimensions: vectors have {description.dimensions} at most"
+        )
+    return Encoder(
+        description,
+        threads=chosen.threads or max(1, (os.cpu_count() or 1) // 2),
+        batch_tokens=chosen.batch_tokens,
+        request_tokens=chosen.request_tokens,
+        max_waiting=chosen.max_waiting,
+        clock=clock,
+        on_failure=lambda reason: recorder.logger.error("encoder", reason=reason),
+    )
 
 
 def _supervisor(settings: Supervision) -> Launch:

@@ -55,6 +55,7 @@ class Limits(Section):
     prompts: Count = 64
     stop_strings: Count = 4
     stop_characters: Count = 64
+    embedding_inputs: Count = 2048
     tools: Count = 128
     tool_schema_bytes: Count = 64 * 1024
     schema_bytes: Count = 64 * 1024
@@ -105,6 +106,20 @@ class Store(Section):
     keep_seconds: Seconds = 30 * 24 * 3600.0
 
 
+class Embeddings(Section):
+    """The sentence encoder of `/v1/embeddings`, and how much it takes at a time."""
+
+    encoder: str | None = None
+    served_model_names: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    shorter_dimensions: tuple[Count, ...] = ()
+    threads: Count | None = None
+    batch_tokens: Count = 2048
+    request_tokens: Count = 300_000
+    max_waiting: Count = 64
+
+
 class ToolServer(Section):
     """Where one built-in tool is run: an MCP server that speaks streamable HTTP."""
 
@@ -146,6 +161,7 @@ class Settings(BaseSettings):
     admission: Admission = Admission()
     supervision: Supervision = Supervision()
     store: Store = Store()
+    embeddings: Embeddings = Embeddings()
     tools: Tools = Tools()
 
     @field_validator("served_model_names")

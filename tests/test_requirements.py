@@ -17,6 +17,7 @@ from tests.commands import REPOSITORY
 
 RUNTIME, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
 ALONE = "requirements-nodeps.lock"
+ENCODER = "requirements-encoder.lock"
 
 OURS = {"benchmarks", "engine_build", "model_assets", "service", "serving", "tests"}
 FROM_CONTAINER = {"tensorrt_llm"}
@@ -113,12 +114,13 @@ def test_the_lists_hold_what_is_needed_and_no_more(project: dict[str, list[str]]
 
 
 def test_what_is_tested_is_what_is_pinned() -> None:
-    for package, version in (pins(RUNTIME) | pins(ALONE) | pins(DEVELOPMENT)).items():
+    pinned = pins(RUNTIME) | pins(ALONE) | pins(ENCODER) | pins(DEVELOPMENT)
+    for package, version in pinned.items():
         assert metadata.version(package).split("+")[0] == version, package
 
 
 def test_what_is_installed_alone_leaves_its_needs_out_of_the_running_service() -> None:
-    alone = pins(ALONE)
+    alone = pins(ALONE) | pins(ENCODER)
     assert not alone.keys() & pins(RUNTIME).keys()
     # They would be hundreds of megabytes, of which nothing runs.
     assert not {"transformers", "triton"} & pins(RUNTIME).keys()

@@ -10,34 +10,41 @@ from serving.api.exchange import exchange_of
 from serving.api.replies import reply_json
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
+from serving.runtime.encoder.description import EncoderDescription
 from serving.settings import Settings
 
 ROUTE = "models"
 
 
 class Models:
-    """Lists the names that the one model of this server has, or describes one of them.
+    """Lists the names that the models of this server have, or describes one of them.
 
     What the engine's manifest says (its context, whether it is a stand-in for the real model) is
-    there once the engine directory has been read.
+    there once the engine directory has been read, and what depends on the running engine while one
+    runs. `encoder` is the model that makes embeddings, where there is one.
     """
 
     def __init__(
-        self, settings: Settings, backend: Callable[[], Backend | None], created: int
+        self,
+        settings: Settings,
+        backend: Callable[[], Backend | None],
+        encoder: EncoderDescription | None,
+        created: int,
     ) -> None:
         self._settings = settings
         self._backend = backend
+        self._encoder = encoder
         self._created = created
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError (MODEL_NOT_FOUND)."""
         exchange_of(scope, ROUTE)
         name = scope["path_params"].get("name")
+        models = self._describe()
         if name is None:
-            models = [self._describe(name) for name in self._settings.served_model_names]
-            await reply_json(send, {"object": "list", "data": models})
-        elif name in self._settings.served_model_names:
-            await reply_json(send, self._describe(name))
+            await reply_json(send, {"object": "list", "data": list(models.values())})
+        elif name in models:
+            await reply_json(send, models[name])
         else:
             raise ServingError(
                 ErrorKind.MODEL_NOT_FOUND,
@@ -45,24 +52,75 @@ class Models:
                 param="model",
             )
 
-    def _describe(self, name: str) -> dict[str, object]:
-        described: dict[str, object] = {
+    def _describe(self) -> dict[str, dict[str, object]]:
+        """Returns every model by name."""
+        described = self._describe_language_model()
+        root = self._settings.model
+        models = {
+            name: self._named(name, "openai", root) | described
+            for name in self._settings.served_model_names
+        }
+        if self._encoder is not None:
+            described = _describe_encoder(self._encoder)
+            names = self._settings.embeddings.served_model_names
+            for name in names:
+                owner = name.partition("/")[0] if "/" in name else "unknown"
+                models[name] = self._named(name, owner, names[0]) | described
+        return models
+
+    def _named(self, name: str, owner: str, root: str) -> dict[str, object]:
+        return {
             "id": name,
             "object": "model",
             "created": self._created,
-            "owned_by": "openai",
-            "root": self._settings.model,
+            "owned_by": owner,
+            "root": root,
         }
+
+    def _describe_language_model(self) -> dict[str, object]:
         backend = self._backend()
-        if backend is not None:
-            manifest = backend.manifest
-            described["max_model_len"] = manifest.limits.max_seq_len
-            described["engine"] = {
-                "name": manifest.name,
-                "runtime": manifest.runtime,
-                "digest": manifest.digest,
-                "checkpoint": manifest.model.repository,
-                "revision": manifest.model.revision,
-                "stand_in": manifest.model.stand_in,
-            }
+        described: dict[str, object] = {"type": "chat"}
+        if backend is None:
+            return described
+        manifest = backend.manifest
+        context_tokens = manifest.limits.max_seq_len
+        described |= {"max_model_len": context_tokens, "context_length": context_tokens}
+        described["capabilities"] = _capabilities(backend)
+        described["engine"] = {
+            "name": manifest.name,
+            "runtime": manifest.runtime,
+            "digest": manifest.digest,
+            "checkpoint": manifest.model.repository,
+            "revision": manifest.model.revision,
+            "stand_in": manifest.model.stand_in,
+        }
         return described
+
+
+def _capabilities(backend: Backend) -> dict[str, object]:
+    """Returns what can be asked of the model. False too where no engine runs that could."""
+    ready = backend.pipeline.engine.ready
+    running = () if ready is None else ready.capabilities
+    return {
+        "chat_completions": True,
+        "responses": True,
+        "completions": True,
+        "messages": True,
+        "embeddings": False,
+        "streaming": True,
+        "tools": True,
+        "structured_outputs": "grammar" in running and backend.pipeline.constrains,
+        "logprobs": "logprobs" in running,
+        "vision": False,
+        "reasoning_efforts": ["low", "medium", "high"],
+    }
+
+
+def _describe_encoder(encoder: EncoderDescription) -> dict[str, object]:
+    return {
+        "type": "embedding",
+        "max_model_len": encoder.max_tokens,
+        "context_length": encoder.max_tokens,
+        "dimensions": encoder.dimensions,
+        "capabilities": {"embeddings": True},
+    }

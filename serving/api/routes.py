@@ -11,6 +11,7 @@ from serving.api.anthropic.endpoint import messages, token_count
 from serving.api.chat.endpoint import chat_completions
 from serving.api.completions.endpoint import completions
 from serving.api.conversations.routes import conversations_routes
+from serving.api.embeddings.endpoint import Embeddings
 from serving.api.generation import Surroundings
 from serving.api.missing import Missing
 from serving.api.models import Models
@@ -20,6 +21,7 @@ from serving.api.responses.background import Background
 from serving.api.responses.routes import responses_routes
 from serving.api.tokenize import detokenize, tokenize
 from serving.backend import Backend
+from serving.runtime.encoder.client import Encoder
 from serving.settings import Settings
 from serving.store.stores import Stores
 from serving.telemetry.metrics import Metrics
@@ -50,6 +52,7 @@ def make_routes(
     stores: Stores,
     background: Background,
     toolbox: Toolbox,
+    encoder: Encoder | None,
     *,
     clock: Callable[[], float],
     now: Callable[[], float],
@@ -66,13 +69,15 @@ def make_routes(
         count_unknown=metrics.count_unknown_fields,
         toolbox=toolbox,
     )
-    models = Models(settings, lambda: service.known, int(now()))
+    described = encoder.description if encoder is not None else None
+    models = Models(settings, lambda: service.known, described, int(now()))
     alive = Probe(service, lambda health: health.alive)
     ready = Probe(service, lambda health: health.ready)
     collect: Callable[[], Awaitable[bytes]] = service.metrics
     routes = [
         Route("/v1/chat/completions", chat_completions(around), methods=["POST"]),
         Route("/v1/completions", completions(around), methods=["POST"]),
+        Route("/v1/embeddings", Embeddings(around, encoder), methods=["POST"]),
         Route("/v1/tokenize", tokenize(around), methods=["POST"]),
         Route("/v1/detokenize", detokenize(around), methods=["POST"]),
         Route("/v1/messages", messages(around), methods=["POST"]),

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import serving
 from serving.runtime.framing import widen
+
+HOST = "serving.runtime.host"
 
 ENVIRONMENT = {
     # glibc otherwise keeps a heap a thread, which costs hundreds of megabytes beside torch.
@@ -48,11 +50,16 @@ class EngineProcess:
 
     @classmethod
     def spawn(
-        cls, directory: Path, environment: Mapping[str, str]
+        cls,
+        directory: Path,
+        environment: Mapping[str, str],
+        module: str = HOST,
+        options: Sequence[str] = (),
     ) -> tuple[EngineProcess, socket.socket]:
         """Returns a started process and this end of its connection. Raises OSError.
 
         `environment` is added to this process's own. Standard output and error are inherited.
+        `module` is what runs, the host of engines unless told otherwise; `options` are its own.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -61,8 +68,9 @@ class EngineProcess:
                 ours.setblocking(False)
                 process = subprocess.Popen(
                     [
-                        *(sys.executable, "-P", "-m", "serving.runtime.host"),
+                        *(sys.executable, "-P", "-m", module),
                         *("--fd", str(theirs.fileno()), "--engine", str(directory)),
+                        *options,
                     ],
                     stdin=subprocess.DEVNULL,
                     env=_environment(environment),

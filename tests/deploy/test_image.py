@@ -30,7 +30,9 @@ TENSORRT_LLM = (
 """What TensorRT-LLM 1.4.0rc1 requires of packages that the service has too: the PKG-INFO of its
 source distribution on the Python Package Index, names as this repository spells them."""
 
-LEFT_TO_THE_BASE = {"torch", "sympy", "mpmath", "networkx", "setuptools", "apache-tvm-ffi"}
+LEFT_TO_THE_BASE = {
+    *("torch", "sympy", "mpmath", "networkx", "setuptools", "apache-tvm-ffi", "tokenizers")
+}
 BOUND_BY_TENSORRT_LLM = {"huggingface-hub", "numpy", "uvloop"}
 
 

@@ -272,12 +272,17 @@ class Model(Open):
     created: int
     owned_by: str
     root: str
+    type: Literal["chat", "embedding"]
     max_model_len: int = 0
+    context_length: int = 0
+    dimensions: int = 0
+    """Of an encoder's vectors."""
+    capabilities: dict[str, bool | list[str]] = {}
     engine: Engine | None = None
 
 
 class ModelList(Open):
-    """The names of the one model."""
+    """The names of the models."""
 
     object: Literal["list"]
     data: list[Model]

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.routing import Route
 
 from serving.api.dialect import ANTHROPIC, dialect_of
+from serving.api.embeddings.schema import EmbeddingsRequest
 from serving.api.openapi.answers import Error
 from serving.api.openapi.anthropic import MessagesError
 from serving.api.openapi.operations import OPERATIONS, Operation
@@ -78,7 +79,7 @@ class _Schemas:
             for key, part in {name: schema, **{f"{name}.{k}": v for k, v in parts.items()}}.items():
                 self.all[key] = _plain(part)
             if mode == "validation":
-                _bound(self.all[name], self._settings)
+                _bound(self.all[name], self._settings, _names(model, self._settings))
         return {"$ref": _REF + name}
 
 
@@ -98,11 +99,17 @@ def _plain(schema: Any) -> Any:
     return kept
 
 
-def _bound(schema: Json, settings: Settings) -> None:
+def _names(model: type[BaseModel], settings: Settings) -> Sequence[str]:
+    """Returns the names that a request may give for the model."""
+    chosen = settings.embeddings if model is EmbeddingsRequest else settings
+    return chosen.served_model_names
+
+
+def _bound(schema: Json, settings: Settings, names: Sequence[str]) -> None:
     """Writes into a request's schema what the settings allow."""
     properties: Json = schema.get("properties", {})
     if "model" in properties:
-        properties["model"] = _named(properties["model"], settings.served_model_names)
+        properties["model"] = _named(properties["model"], names)
     for name, (keyword, limit) in _LIMITED.items():
         if name in properties:
             _set_bound(properties[name], keyword, settings.limits, limit)

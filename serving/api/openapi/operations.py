@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from serving.api.chat.schema import ChatRequest
 from serving.api.completions.schema import CompletionRequest
+from serving.api.embeddings.schema import EmbeddingsRequest
 from serving.api.openapi.answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -23,6 +24,7 @@ from serving.api.openapi.answers import (
     Tokens,
 )
 from serving.api.openapi.anthropic import MessageAnswer, MessageEvent, MessageTokens
+from serving.api.openapi.embeddings import EmbeddingList
 from serving.api.openapi.responses import (
     DeletedResponse,
     InputTokenCount,
@@ -82,12 +84,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/messages/count_tokens"): Operation(
         "Count the tokens of a message's prompt", MessageTokens, (CountTokensRequest,)
     ),
+    ("POST", "/v1/embeddings"): Operation(
+        "Make vectors of texts", EmbeddingList, (EmbeddingsRequest,)
+    ),
     ("POST", "/v1/tokenize"): Operation(
         "Encode a text or a conversation", Tokens, (TokenizeText, TokenizeChat)
     ),
     ("POST", "/v1/detokenize"): Operation("Decode token ids", Text, (Detokenize,)),
-    ("GET", "/v1/models"): Operation("List the names of the model", ModelList),
-    ("GET", "/v1/models/{name}"): Operation("Describe the model", Model),
+    ("GET", "/v1/models"): Operation("List the names of the models", ModelList),
+    ("GET", "/v1/models/{name}"): Operation("Describe a model", Model),
     ("GET", "/livez"): Operation("Tell whether the process lives", Health, unavailable=Health),
     ("GET", "/readyz"): Operation("Tell whether requests are answered", Health, unavailable=Health),
     ("GET", "/health"): Operation("Tell the same as /readyz", Health, unavailable=Health),

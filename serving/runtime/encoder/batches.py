@@ -1,0 +1,73 @@
+"""Which texts go through the encoder together: those of like length, the oldest first of all."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import NamedTuple
+
+
+class Item(NamedTuple):
+    """One input. Sorts by length, then by age."""
+
+    length: int
+    age: int
+    request: int
+    place: int
+    dimensions: int
+    tokens: list[int]
+
+
+class BatchQueue:
+    """Inputs that wait, of all requests.
+
+    A batch is a rectangle as long as its longest input, so what is short beside what is long costs
+    as much as it. `batch_tokens` bounds the rectangle; a longer input is a batch of its own.
+    """
+
+    def __init__(self, batch_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
+        self._sorted: list[Item] = []
+        self._by_age: dict[int, Item] = {}
+        self._next_age = 0
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def add(self, request: int, inputs: list[list[int]], dimensions: int) -> None:
+        """Puts the inputs of a request, as token ids, behind those that wait."""
+        for place, tokens in enumerate(inputs):
+            age, self._next_age = self._next_age, self._next_age + 1
+            item = Item(len(tokens), age, request, place, dimensions, tokens)
+            self._by_age[age] = item
+            insort(self._sorted, item)
+
+    def drop(self, request: int) -> None:
+        """Forgets what waits of a request."""
+        self._sorted = [item for item in self._sorted if item.request != request]
+        self._by_age = {age: item for age, item in self._by_age.items() if item.request != request}
+
+    def take(self) -> list[Item]:
+        """Returns the next batch: the oldest input and, as they fit, those nearest to its length.
+
+        Something must wait.
+        """
+        oldest = next(iter(self._by_age.values()))
+        first = bisect_left(self._sorted, oldest)
+        last = first + 1
+        while (grown := self._grown(first, last, oldest.length)) is not None:
+            first, last = grown
+        batch = self._sorted[first:last]
+        del self._sorted[first:last]
+        for item in batch:
+            del self._by_age[item.age]
+        return batch
+
+    def _grown(self, first: int, last: int, length: int) -> tuple[int, int] | None:
+        """Returns the range in `_sorted` with the nearest neighbour that fits, or None."""
+        rows = last - first + 1
+        options: list[tuple[int, int, int]] = []
+        if first > 0 and self._sorted[last - 1].length * rows <= self._batch_tokens:
+            options.append((length - self._sorted[first - 1].length, first - 1, last))
+        if last < len(self._sorted) and self._sorted[last].length * rows <= self._batch_tokens:
+            options.append((self._sorted[last].length - length, first, last + 1))
+        return min(options)[1:] if options else None
