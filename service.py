@@ -50,7 +50,6 @@ except SettingsError as error:
 reference = (
     os.environ.get("GPT_OSS_ENGINE") or arguments.engine or settings.engine or DEVELOPMENT_ENGINE
 )
-api = create_app(settings)
 
 
 class Host(bentoml.Service[Any]):
