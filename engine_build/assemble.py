@@ -60,6 +60,16 @@ def assemble(wanted: Sequence[Wanted], work: Path, advance: Advance = durable.ig
     ]
 
 
+def lend(wanted: Sequence[Wanted], room: Path) -> None:
+    """Makes `room` a directory in which the files can be read, unhashed: symbolic links."""
+    durable.remove(room)
+    with durable.explained(room):
+        for file in wanted:
+            target = room / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file.origin.absolute())
+
+
 def forget(work: Path) -> None:
     """Deletes the record: the engine is complete and its manifest takes over."""
     (work / RECORD_NAME).unlink(missing_ok=True)

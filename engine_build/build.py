@@ -5,35 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from engine_build import assemble, durable, manifest, publish
+from engine_build import assemble, durable, manifest, publish, ranks
 from engine_build import gate as gates
 from engine_build.fetch import Checkpoint
 from engine_build.occupancy import alone, swap
 from engine_build.place import State
 from engine_build.profile import Profile
-from engine_build.progress import Step, Steps
+from engine_build.progress import Steps
 from serving import engine
-from serving.engine import Engine, EngineError, Gate, Golden
+from serving.engine import Engine, EngineError, Golden
+
+if TYPE_CHECKING:
+    from engine_build.report import Made
 
 RECIPE = 1
 """Raised when the steps below make another engine of the same inputs."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a build leaves beside its engine for people and machines. No part of the engine."""
-
-    inputs: str
-    """Hash of everything that the engine is made of: equal inputs need no second build."""
-    digest: str
-    tag: str | None
-    size_bytes: int
-    steps: tuple[Step, ...]
-    gate: Gate | None = None
-    """What was measured of the engine's precision, as in its manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +61,9 @@ class Source(Protocol):
 Record = Callable[[Path, Engine], tuple[Golden, ...]]
 """Runs the engine of a directory on the golden prompts."""
 
+Compare = Callable[[Path, Path, Engine], ranks.Comparison]
+"""Compares the rank files of an engine's directory with the checkpoint of another."""
+
 
 def build(
     profile: Profile,
@@ -80,6 +73,7 @@ def build(
     *,
     store: Path | None,
     record: Record,
+    compare: Compare = ranks.compare,
     gate: gates.Wanted | None = None,
     force: bool = False,
 ) -> Outcome:
@@ -92,23 +86,39 @@ def build(
     directory = state.engine(profile.name)
     inputs = _inputs(profile, source)
     with alone(state.lock(profile.name), steps):
-        found = None if force else _finished(profile.name, state, inputs)
-        worked = found is None
-        if found is None:
-            built = _make(profile, source, state, steps, record, gate)
+        built = None if force else _finished(profile.name, state, inputs)
+        made = None
+        if built is None:
+            made = _make(profile, source, state, steps, record, compare, gate)
+            built = made.engine
         else:
-            built = found
             _tidy(profile.name, state)
-        tag = None
-        if store is not None and (force or not publish.published(built, store)):
-            with steps.step("Registering the engine in BentoML's model store"):
-                tag = publish.publish(directory, store, replace=force)
-            worked = True
-        elif store is not None:
-            tag = publish.publish(directory, store)
+        worked, tag = made is not None, None
+        if store is not None:
+            tag, registered = _register(directory, built, store, steps, force)
+            worked = worked or registered
         if worked:
-            _write_report(state.report(profile.name), built, inputs, tag, steps)
+            _report(state.report(profile.name), made, built, inputs, tag, steps)
     return Outcome(directory, built, tag, worked)
+
+
+def _register(
+    directory: Path, built: Engine, store: Path, steps: Steps, force: bool
+) -> tuple[str, bool]:
+    """Returns the engine's tag in the store, and whether it had to be put there."""
+    if publish.published(built, store) and not force:
+        return publish.publish(directory, store), False
+    with steps.step("Registering the engine in BentoML's model store"):
+        return publish.publish(directory, store, replace=force), True
+
+
+def _report(
+    path: Path, made: Made | None, built: Engine, inputs: str, tag: str | None, steps: Steps
+) -> None:
+    # Here, because numpy takes a while and a build that has nothing to do needs none.
+    from engine_build import report
+
+    report.write(path, made or report.Made(built), inputs, tag, steps.done)
 
 
 def finished(profile: Profile, source: Source, state: State) -> Engine | None:
@@ -122,49 +132,66 @@ def _make(
     state: State,
     steps: Steps,
     record: Record,
+    compare: Compare,
     gate: gates.Wanted | None,
-) -> Engine:
-    """Assembles, runs and seals the engine in the work directory, then gives it its place."""
+) -> Made:
+    """Converts, assembles, runs and seals the engine in the work directory, then gives it its
+    place."""
+    # Here, because numpy takes a while and a build that has nothing to do needs none.
+    from engine_build import contents
+    from engine_build.bench import Bench
+    from engine_build.conversion import Conversion
+    from engine_build.report import Made
+
     work = state.work(profile.name)
     checkpoint = source.fetch(steps)
-    total_bytes = sum(file.size_bytes for file in checkpoint.files)
-    with steps.step("Placing and hashing the engine's files", total_bytes) as advance:
-        files = assemble.assemble(checkpoint.files, work, advance)
-
-    def compose(chosen: Profile) -> Engine:
-        return manifest.compose(
-            chosen, checkpoint.model, checkpoint.architecture, source.runtime_version, files
-        )
-
-    draft = compose(profile)
-    manifest.write(work, draft)
-    if gate is not None:
-        with steps.step("Comparing the engine with its reference precision"):
-            draft = gates.choose(profile, gate, work, state.reference(profile.name), compose)
-    with steps.step("Running the engine on the golden prompts"):
-        built = manifest.with_golden(draft, record(work, draft))
+    conversion = Conversion(checkpoint, state.conversion(profile.name), steps)
+    bench = Bench(work, checkpoint, source.runtime_version, conversion, steps)
+    golden, compared = None, None
+    if gate is None:
+        draft = bench.make(profile)
+    else:
+        choice = gates.choose(profile, gate, bench, state.reference(profile.name))
+        draft, golden = choice.engine, choice.golden
+    if contents.is_cut(profile.runtime, profile.mesh):
+        with steps.step("Comparing the ranks' logits with the whole model's"):
+            compared = compare(work, conversion.whole(profile), draft)
+    if golden is None:
+        with steps.step("Running the engine on the golden prompts"):
+            golden = record(work, draft)
+    built = manifest.with_golden(draft, golden)
     manifest.write(work, built)
     swap(work, state.engine(profile.name), state.replaced(profile.name))
     assemble.forget(state.engine(profile.name))
+    made = Made(built, conversion.report(), compared)
+    conversion.forget()
     source.forget()
-    return built
+    return made
 
 
 def _finished(name: str, state: State, inputs: str) -> Engine | None:
     """Returns the engine that an earlier build made of the same inputs, None if there is none."""
     try:
-        earlier = msgspec.json.decode(state.report(name).read_bytes(), type=Report)
+        earlier = msgspec.json.decode(state.report(name).read_bytes(), type=_Earlier)
         built = engine.read(state.engine(name))
     except (FileNotFoundError, msgspec.MsgspecError, EngineError):
         return None
     return built if earlier.inputs == inputs and earlier.digest == built.digest else None
 
 
+class _Earlier(msgspec.Struct, frozen=True):
+    """What of an earlier build's report says whether there is anything to do."""
+
+    inputs: str
+    digest: str
+
+
 def _tidy(name: str, state: State) -> None:
     """Deletes what a build that was killed left beside the finished engine."""
     assemble.forget(state.engine(name))
-    for left in (state.work(name), state.replaced(name), state.reference(name)):
-        durable.remove(left)
+    beside = (state.work, state.replaced, state.reference, state.conversion)
+    for left in beside:
+        durable.remove(left(name))
 
 
 def _inputs(profile: Profile, source: Source) -> str:
@@ -172,15 +199,3 @@ def _inputs(profile: Profile, source: Source) -> str:
     parts = [RECIPE, engine.SCHEMA_VERSION, profile.model_dump(mode="json")]
     parts += [source.identity, source.runtime_version]
     return durable.digest(msgspec.json.encode(parts, order="deterministic"))
-
-
-def _write_report(report: Path, built: Engine, inputs: str, tag: str | None, steps: Steps) -> None:
-    content = Report(
-        inputs=inputs,
-        digest=built.digest,
-        tag=tag,
-        size_bytes=sum(file.size_bytes for file in built.files),
-        steps=tuple(steps.done),
-        gate=built.gate or None,
-    )
-    durable.write(report, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")

@@ -8,18 +8,19 @@ the reference's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from engine_build import durable, manifest, probe, profile, questions
+from engine_build import durable, golden, manifest, probe, profile, questions
 from engine_build.divergence import least_divergence
 from engine_build.failure import BuildError, ExitCode
 from engine_build.probe import Answer, Question
 from engine_build.profile import GateLimits, Profile
+from engine_build.progress import Steps
 from serving import engine
-from serving.engine import Comparison, Engine, Gate, Precision
+from serving.engine import Comparison, Engine, Gate, Golden, Precision
 
 TOKENS_A_QUESTION = 48
 DIGITS = 6
@@ -27,8 +28,28 @@ DIGITS = 6
 
 Ask = Callable[[Path, Sequence[Question]], list[Answer]]
 """Runs the engine of a directory on questions: `probe.ask`."""
-Compose = Callable[[Profile], Engine]
-"""Makes the manifest of a profile for the files that are in place."""
+
+
+class Bench(Protocol):
+    """Makes the engines that are compared, each a directory that can be run."""
+
+    @property
+    def work(self) -> Path:
+        """Where the engine grows that the build is for."""
+        ...
+
+    @property
+    def steps(self) -> Steps:
+        """What shows a person how far the build is."""
+        ...
+
+    def make(self, chosen: Profile) -> Engine:
+        """Makes `work` the engine of a profile, and returns its manifest. Raises BuildError."""
+        ...
+
+    def lend(self, chosen: Profile, room: Path) -> None:
+        """Makes `room` a directory that runs as the engine of a profile would, of links."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,52 +74,70 @@ class Position:
     likeliest: dict[int, float] | None
 
 
-def choose(asked: Profile, wanted: Wanted, work: Path, room: Path, compose: Compose) -> Engine:
-    """Returns the manifest that `work` now has: of the asked-for precision, or of the fallback.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is built, and its answers to the golden prompts.
 
-    `room` is a directory for the reference engine, which shares the files of `work`. Raises
-    BuildError (PRECISION) with the numbers when nothing that the profile allows passes.
+    None for an engine that was not run, as it has the reference's own precision.
     """
-    reference = compose(wanted.reference)
+
+    engine: Engine
+    golden: tuple[Golden, ...] | None
+
+
+def choose(asked: Profile, wanted: Wanted, bench: Bench, room: Path) -> Choice:
+    """Returns what the work directory now is: of the asked-for precision, or of the fallback.
+
+    `room` is a directory for the reference engine, which is gone afterwards. An engine is started
+    once: what passes has answered the golden prompts too. Raises BuildError (PRECISION) with the
+    numbers when nothing that the profile allows passes.
+    """
+    reference = _formats(wanted.reference)
     places: list[Position] = []
     found: list[Comparison] = []
     for candidate in (asked, wanted.fallback):
         if candidate is None:
             break
-        draft = compose(candidate)
-        if draft.precision == reference.precision:  # there is nothing to compare
-            return _accept(draft, wanted, reference, found, work)
-        manifest.write(work, draft)
-        places = places or positions(reference, work, room, wanted.ask)
-        told = wanted.ask(work, [Question(place.context) for place in places])
-        found.append(compare(draft.precision, places, told, wanted.limits))
+        draft = bench.make(candidate)
+        if draft.precision == reference:  # there is nothing to compare
+            return Choice(_accept(draft, wanted, reference, found, bench.work), None)
+        places = places or _reference_positions(wanted, bench, room)
+        asked_golden = golden.prompts(bench.work / engine.RANKS_PATH)
+        contexts = [Question(place.context) for place in places]
+        greedy = [Question(tuple(one), golden.MAX_TOKENS) for one in asked_golden.values()]
+        with bench.steps.step(f"Asking the engine for {len(contexts)} next tokens"):
+            told = wanted.ask(bench.work, contexts + greedy)
+        found.append(compare(draft.precision, places, told[: len(places)], wanted.limits))
         if found[-1].passed:
-            return _accept(draft, wanted, reference, found, work)
+            answers = tuple(
+                Golden(name=name, prompt=tuple(prompt), tokens=answer.tokens)
+                for (name, prompt), answer in zip(
+                    asked_golden.items(), told[len(places) :], strict=True
+                )
+            )
+            return Choice(_accept(draft, wanted, reference, found, bench.work), answers)
     told_numbers = "; ".join(describe(one) for one in found)
     raise BuildError(
         ExitCode.PRECISION,
-        f"{asked.name} is too far from {words(reference.precision)}: {told_numbers}. Wanted are "
+        f"{asked.name} is too far from {words(reference)}: {told_numbers}. Wanted are "
         f"at least {wanted.limits.least_agreement:.1%} equal tokens and at most "
         f"{wanted.limits.most_divergence} nats",
         "Ask for another precision, or allow one in gate.fallback",
     )
 
 
-def positions(reference: Engine, work: Path, room: Path, ask: Ask = probe.ask) -> list[Position]:
-    """Returns every position of the reference's answers to the questions.
+def _reference_positions(wanted: Wanted, bench: Bench, room: Path) -> list[Position]:
+    bench.lend(wanted.reference, room)
+    with bench.steps.step("Asking an engine of the reference precision"):
+        found = positions(room, wanted.ask)
+    durable.remove(room)
+    return found
 
-    The reference engine is made of links to the files of `work`, and is gone afterwards. Raises
-    BuildError.
-    """
-    asked = questions.prompts(work / engine.RANKS_PATH)
-    durable.remove(room)
-    with durable.explained(room):
-        room.mkdir(parents=True)
-        for path in (engine.CHECKPOINT_DIRECTORY, Path(engine.RANKS_PATH).parts[0]):
-            os.symlink((work / path).absolute(), room / path)
-    manifest.write(room, reference)
-    answers = ask(room, [Question(tuple(one), TOKENS_A_QUESTION) for one in asked.values()])
-    durable.remove(room)
+
+def positions(reference: Path, ask: Ask = probe.ask) -> list[Position]:
+    """Returns every position of an engine's answers to the questions. Raises BuildError."""
+    asked = questions.prompts(reference / engine.RANKS_PATH)
+    answers = ask(reference, [Question(tuple(one), TOKENS_A_QUESTION) for one in asked.values()])
     return [
         Position(
             context=(*prompt, *answer.tokens[:index]),
@@ -154,11 +193,11 @@ def words(precision: Precision | profile.Precision) -> str:
 
 
 def _accept(
-    draft: Engine, wanted: Wanted, reference: Engine, found: list[Comparison], work: Path
+    draft: Engine, wanted: Wanted, reference: Precision, found: list[Comparison], work: Path
 ) -> Engine:
     if found:
         verdict = Gate(
-            reference=reference.precision,
+            reference=reference,
             least_agreement=wanted.limits.least_agreement,
             most_divergence=wanted.limits.most_divergence,
             comparisons=tuple(found),
@@ -166,6 +205,11 @@ def _accept(
         draft = manifest.with_gate(draft, verdict)
     manifest.write(work, draft)
     return draft
+
+
+def _formats(chosen: Profile) -> Precision:
+    """Returns a profile's precision as an engine's manifest has it."""
+    return Precision(**chosen.precision.model_dump())
 
 
 def _distance(reference: dict[int, float], other: dict[int, float]) -> float:

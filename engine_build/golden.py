@@ -24,6 +24,8 @@ from serving.runtime.messages import Generate
 from serving.runtime.process import ENVIRONMENT
 
 MAX_TOKENS = 48
+STOP = (RETURN, CALL)
+"""The tokens that end an answer."""
 WEATHER = FunctionTool(
     name="get_current_weather",
     description="Returns the weather of a city.",
@@ -87,6 +89,11 @@ def check(directory: Path, built: Engine) -> None:
 def _answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[list[int]]:
     """Returns the greedy tokens for each prompt. The prompts run one after the other, so that an
     answer does not depend on its neighbours."""
+    if built.runtime == "embedded" and built.mesh.tensor_parallel > 1:
+        # Here, because ranks takes the prompts from this module.
+        from engine_build import ranks
+
+        return ranks.answer(directory, built, asked)
     runtime = _load(directory, built)
     try:
         return [_generate(runtime, number, prompt) for number, prompt in enumerate(asked)]
@@ -95,7 +102,7 @@ def _answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[
 
 
 def _generate(runtime: Runtime, number: int, prompt: list[int]) -> list[int]:
-    sampling = Sampling(max_tokens=MAX_TOKENS, temperature=0.0, stop_token_ids=(RETURN, CALL))
+    sampling = Sampling(max_tokens=MAX_TOKENS, temperature=0.0, stop_token_ids=STOP)
     runtime.submit(Generate(id=number, prompt=prompt, sampling=sampling))
     tokens: list[int] = []
     while runtime.busy:

@@ -1,7 +1,8 @@
 """Files that a step makes one by one, each remembered, so that a killed step goes on where it was.
 
 A record stands beside each finished file, written after it. It says from what the file was made
-and what came of it; a file whose record fits is not made again.
+and what came of it; a file whose record fits is not made again. Records begin with a dot and stay
+until whoever owns the directory deletes it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from engine_build import durable
+from engine_build.durable import Advance
 from engine_build.tensor_file import Written
 
 Found = TypeVar("Found")
@@ -33,11 +35,16 @@ def once(
     source: str,
     make: Callable[[], tuple[Written, Found]],
     kind: type[Made[Found]],
+    advance: Advance = durable.ignore,
 ) -> Made[Found]:
-    """Returns the file made from `source`: an earlier one if it is whole, else that of `make`."""
+    """Returns the file made from `source`: an earlier one if it is whole, else that of `make`.
+
+    `advance` is told of the bytes of an earlier one, which `make` does not write again.
+    """
     record = path.with_name(f".{path.name}.made")
     earlier = _read(record, kind)
     if earlier is not None and earlier.source == source and _untouched(path, earlier):
+        advance(earlier.size_bytes)
         return earlier
     record.unlink(missing_ok=True)
     written, findings = make()
@@ -50,12 +57,6 @@ def once(
     )
     durable.write(record, msgspec.json.encode(made))
     return made
-
-
-def forget(directory: Path) -> None:
-    """Deletes the records of a directory whose step is complete."""
-    for record in directory.glob(".*.made"):
-        record.unlink()
 
 
 def _read(record: Path, kind: type[Made[Found]]) -> Made[Found] | None:

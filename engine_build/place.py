@@ -32,6 +32,10 @@ class State:
         """Returns the directory of the engine that the precision gate compares with."""
         return self.root / "engines" / f".{name}.reference"
 
+    def conversion(self, name: str) -> Path:
+        """Returns the directory in which an engine's weights are converted and cut."""
+        return self.root / "engines" / f".{name}.conversion"
+
     def incoming(self, name: str) -> Path:
         """Returns the directory in which an imported engine grows until it is whole."""
         return self.root / "engines" / f".{name}.incoming"

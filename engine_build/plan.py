@@ -73,7 +73,7 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
     mesh = Mesh(
         tensor_parallel=profile.mesh.tensor_parallel, expert_parallel=profile.mesh.expert_parallel
     )
-    _check_mesh(profile, shape)
+    check_model(profile, shape)
     weights = parts.weights(shape, mesh)
     fixed = {
         "context": CONTEXT_BYTES,
@@ -219,26 +219,35 @@ def _room(profile: Profile, shape: Architecture, mesh: Mesh, kv_cache: int, toke
     return Room(tokens=tokens, windowed=kv_cache // one, whole=kv_cache // whole)
 
 
-def _check_mesh(profile: Profile, shape: Architecture) -> None:
-    """Raises BuildError for what cannot be cut, or is longer than the model's positions."""
-    experts, ranks = shape.num_local_experts, profile.mesh.expert_parallel
-    if experts % ranks:
-        raise BuildError(
-            ExitCode.CONFIGURATION,
-            f"{profile.name}: mesh.expert_parallel = {ranks} does not divide {experts} experts",
-        )
-    if shape.num_attention_heads % profile.mesh.tensor_parallel:
-        raise BuildError(
-            ExitCode.CONFIGURATION,
-            f"{profile.name}: mesh.tensor_parallel = {profile.mesh.tensor_parallel} does not "
-            f"divide {shape.num_attention_heads} attention heads",
-        )
-    if profile.limits.max_seq_len > shape.max_position_embeddings:
+def check_model(profile: Profile, shape: Architecture) -> None:
+    """Raises BuildError for a mesh that does not cut the model, or more than its positions."""
+    mesh, heads, experts = profile.mesh, shape.num_attention_heads, shape.num_local_experts
+    for field, ranks, count, what in (
+        ("expert_parallel", mesh.expert_parallel, experts, "experts"),
+        ("tensor_parallel", mesh.tensor_parallel, heads, "attention heads"),
+    ):
+        if count % ranks:
+            fits = [n for n in range(1, 2 * ranks) if count % n == 0]
+            raise BuildError(
+                ExitCode.CONFIGURATION,
+                f"{profile.name}: mesh.{field} = {ranks} does not divide {count} {what}",
+                f"Nearest are {_nearest(fits, ranks)}",
+            )
+    most = shape.max_position_embeddings
+    if profile.limits.max_seq_len > most:
         raise BuildError(
             ExitCode.CONFIGURATION,
             f"{profile.name}: limits.max_seq_len = {profile.limits.max_seq_len} is over the "
-            f"model's {shape.max_position_embeddings} positions",
+            f"model's {most} positions",
+            f"Give at most {most}",
         )
+
+
+def _nearest(fits: list[int], asked: int) -> str:
+    """Returns the numbers around the one that was asked for, in words."""
+    below = max((n for n in fits if n < asked), default=None)
+    above = min((n for n in fits if n > asked), default=None)
+    return " and ".join(str(n) for n in (below, above) if n is not None)
 
 
 def _check_room(profile: Profile, shape: Architecture, mesh: Mesh, plan: Plan) -> None:

@@ -33,13 +33,14 @@ class Precision(Section):
 class PrecisionChange(Section):
     """Other number formats for the same engine; what is left out stays."""
 
+    weights: str | None = None
     activations: str | None = None
     kv_cache: str | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.activations is None and self.kv_cache is None:
-            raise ValueError("give activations, kv_cache, or both")
+        if self.weights is None and self.activations is None and self.kv_cache is None:
+            raise ValueError("give one of weights, activations and kv_cache, or more")
         return self
 
     def of(self, asked: Precision) -> Precision:

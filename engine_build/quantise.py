@@ -128,7 +128,6 @@ def quantise(
     )
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
     durable.write(target / REPORT_NAME, encoded + b"\n")
-    once.forget(target)
     return report
 
 
@@ -183,7 +182,7 @@ def _file(
         written = write(path, specs, contents, advance=advance)
         return written, contents.findings
 
-    return once.once(path, f"{identity} {precision}", make, Made[Findings])
+    return once.once(path, f"{identity} {precision}", make, Made[Findings], advance)
 
 
 class _Contents:

@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine_build import fetch, gate
+from engine_build import contents, fetch, formats, gate
 from engine_build.build import finished
 from engine_build.failure import BuildError
 from engine_build.fetch import Compact, Expected, Given, Published
 from engine_build.place import State
+from engine_build.profile import Profile
 from engine_build.settle import Settled
 from model_assets import manifest
+from serving.engine import Architecture
 
 
 def of_fetch(described: manifest.Checkpoint, source: Given | Published | Compact) -> Iterator[str]:
@@ -52,6 +54,7 @@ def of_build(
     what = _total(source.expected())
     if isinstance(source, Compact):
         what = f"what {what} expand to"
+    yield from _conversions(profile, fetch.architecture(source.described))
     yield f"place and hash: {what}, as links where links can be, in {directory}"
     if settled.gate is not None:
         formats = settled.gate.reference.precision
@@ -65,6 +68,19 @@ def of_build(
     yield "golden prompts: run once and recorded"
     if store is not None:
         yield f"register: in BentoML's model store, {store}"
+
+
+def _conversions(profile: Profile, sizes: Architecture) -> Iterator[str]:
+    """Yields what would be written anew, with sizes."""
+    weights = profile.precision.weights
+    if formats.converts(weights):
+        size_bytes = contents.size_bytes(contents.whole(sizes, weights))
+        yield f"convert: the weights to {weights}, {_size(size_bytes)}"
+    if contents.is_cut(profile.runtime, profile.mesh):
+        ranks = contents.cut(sizes, weights, profile.mesh)
+        size_bytes = sum(map(contents.size_bytes, ranks.values()))
+        yield f"cut: {len(ranks)} rank files, {_size(size_bytes)}"
+        yield "compare: the ranks' logits with the whole model's"
 
 
 def _how(source: Given | Published | Compact) -> str:

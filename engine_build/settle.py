@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine_build import arguments, fetch, gate, gpus, overlay, plan
+from engine_build import arguments, fetch, formats, gate, gpus, overlay, plan
 from engine_build import profile as profiles
 from engine_build.failure import BuildError, ExitCode
 from engine_build.plan import Plan
@@ -45,8 +45,14 @@ def load(name: str, purpose: str | None) -> Profile:
 
 
 def complete(profile: Profile) -> Profile:
-    """Returns the profile with all of its runtime's arguments. Raises BuildError."""
+    """Returns the profile with all of its runtime's arguments.
+
+    Raises BuildError for a number format or a mesh that the runtime, the model or the GPU has not.
+    """
+    formats.check(profile)
+    plan.check_model(profile, fetch.architecture(fetch.describe(profile)))
     if profile.runtime != "trtllm":
+        _check_ranks(profile)
         return profile
     make_plan(profile)
     composed = arguments.compose(profile, gpus.find(profile.device.kind))
@@ -62,6 +68,27 @@ def make_plan(profile: Profile) -> Plan:
         )
     shape = fetch.architecture(fetch.describe(profile))
     return plan.make(profile, shape, gpus.find(profile.device.kind))
+
+
+def _check_ranks(profile: Profile) -> None:
+    """Raises BuildError for what an embedded engine of rank files cannot be."""
+    if profile.mesh.tensor_parallel == 1:
+        return
+    where = f"{profile.name}: mesh.tensor_parallel = {profile.mesh.tensor_parallel}"
+    if profile.device.kind != "cpu":
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{where} with device.kind = {profile.device.kind}: the embedded runtime's ranks "
+            "compute on CPUs",
+            "Give device.kind: cpu, or runtime: trtllm",
+        )
+    if profile.gate is not None:
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{where} with a gate: the gate asks a running engine, and the service runs none of "
+            "rank files on the embedded runtime",
+            "Leave gate out; the ranks' logits are compared with the whole model's",
+        )
 
 
 def _changed(profile: Profile, change: PrecisionChange) -> Profile:

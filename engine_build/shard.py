@@ -81,7 +81,6 @@ def shard(
     durable.write(target / tensors.CONFIG_NAME, config)
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
     durable.write(target / REPORT_NAME, encoded + b"\n")
-    once.forget(target)
     return report
 
 
@@ -107,4 +106,4 @@ def _file(
     def make() -> tuple[Written, None]:
         return write(path, specs, contents, metadata=metadata, advance=advance), None
 
-    return once.once(path, made_from, make, Made[None])
+    return once.once(path, made_from, make, Made[None], advance)

@@ -7,7 +7,7 @@ the file and the tensor, before the first byte of a weight is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from engine_build.tensor_file import PIECE_BYTES, Bytes, Spec, TensorFile, open_
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+SUFFIX = ".safetensors"
 
 
 class Tensors:
@@ -32,6 +33,10 @@ class Tensors:
     def specs(self) -> dict[str, Spec]:
         """What every tensor is."""
         return {name: file.entries[name].spec for name, file in self._files.items()}
+
+    def path(self, name: str) -> Path:
+        """Returns the file that holds a tensor."""
+        return self._files[name].path
 
     def raw(self, name: str) -> Bytes:
         """Returns the bytes of a tensor as (*shape, bytes of an item); a view of the file."""
@@ -128,22 +133,40 @@ def _check_indexed(
     raise BuildError(ExitCode.DATA, problem, "Fetch both files again")
 
 
-def check(directory: Path, tensors: Tensors, sizes: Sizes) -> None:
+def check(
+    directory: Path, tensors: Tensors, sizes: Sizes, expected: Mapping[str, Spec] | None = None
+) -> None:
     """Returns when the checkpoint holds exactly the tensors of this architecture.
 
-    Raises BuildError naming the first tensor that is missing, of another dtype or shape, or none
-    of GPT-OSS.
+    `expected` are those of converted weights, None those of published ones. Raises BuildError
+    naming the file and the first tensor that is missing, of another dtype or shape, or none of
+    GPT-OSS.
     """
     check_config(directory, sizes)
-    found, expected = tensors.specs, expected_tensors(sizes)
+    wanted = expected_tensors(sizes) if expected is None else expected
+    compare(directory, tensors.specs, wanted, tensors.path)
+
+
+def compare(
+    whole: Path,
+    found: Mapping[str, Spec],
+    expected: Mapping[str, Spec],
+    path: Callable[[str], Path] | None = None,
+) -> None:
+    """Returns when the tensors of `whole`, a file or a directory, are the expected ones.
+
+    `path` says which file of a directory holds a tensor. Raises BuildError naming the file and the
+    tensor.
+    """
+    holder = path or (lambda _name: whole)
     for name, spec in expected.items():
         if name not in found:
-            raise _unfit(directory, f"has no tensor {name}")
+            raise _unfit(whole, f"has no tensor {name}")
         if found[name] != spec:
-            raise _unfit(directory, f"{name} is {found[name]}, it must be {spec}")
+            raise _unfit(holder(name), f"{name} is {found[name]}, it must be {spec}")
     strange = sorted(set(found) - set(expected))
     if strange:
-        raise _unfit(directory, f"has a tensor that GPT-OSS has not: {strange[0]}")
+        raise _unfit(holder(strange[0]), f"has a tensor that GPT-OSS has not: {strange[0]}")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -179,7 +202,7 @@ def check_config(directory: Path, sizes: Sizes) -> None:
             )
 
 
-def _unfit(directory: Path, problem: str) -> BuildError:
+def _unfit(path: Path, problem: str) -> BuildError:
     return BuildError(
-        ExitCode.DATA, f"{directory}: {problem}", "Give the checkpoint that the profile names"
+        ExitCode.DATA, f"{path}: {problem}", "Give the checkpoint that the profile names"
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engine_build import inventory, tensors
+from engine_build import durable, inventory, tensors
 from engine_build.tensor_file import Bytes, Spec, write
 from model_assets.development.shape import Shape, config
+from model_assets.manifest import Checkpoint, CheckpointFile
 
 SMALL = Shape(
     num_hidden_layers=3,
@@ -23,6 +24,18 @@ SMALL = Shape(
     vocab_size=101,
 )
 """Five blocks of inner dimension and a vocabulary that no number of ranks divides."""
+TINY = Shape(
+    num_hidden_layers=1,
+    hidden_size=32,
+    intermediate_size=32,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    vocab_size=10,
+)
+"""Little, and it can be cut in two."""
 
 
 def contents(specs: Mapping[str, Spec]) -> dict[str, Bytes]:
@@ -40,8 +53,16 @@ def contents(specs: Mapping[str, Spec]) -> dict[str, Bytes]:
     return found
 
 
-def make(directory: Path, shape: Shape = SMALL, files: int = 2) -> dict[str, Bytes]:
+def numbered(files: int) -> list[str]:
+    """Returns the names of a checkpoint's files as they are published."""
+    return [f"model-{number:05d}-of-{files - 1:05d}.safetensors" for number in range(files)]
+
+
+def make(
+    directory: Path, shape: Shape = SMALL, files: int = 2, names: Sequence[str] = ()
+) -> dict[str, Bytes]:
     """Writes a checkpoint and returns the bytes of its tensors."""
+    names = names or numbered(files)
     directory.mkdir(parents=True)
     specs = inventory.checkpoint(shape)
     held = contents(specs)
@@ -50,12 +71,33 @@ def make(directory: Path, shape: Shape = SMALL, files: int = 2) -> dict[str, Byt
     def stream(name: str) -> Iterator[Bytes]:
         yield held[name]
 
-    for number in range(files):
-        file = f"model-{number:05d}-of-{files - 1:05d}.safetensors"
-        part = {name: spec for i, (name, spec) in enumerate(specs.items()) if i % files == number}
+    for number, file in enumerate(names):
+        every = enumerate(specs.items())
+        part = {name: spec for i, (name, spec) in every if i % len(names) == number}
         write(directory / file, part, stream)
         weight_map.update(dict.fromkeys(part, file))
     size_bytes = sum(spec.size_bytes for spec in specs.values())
     (directory / tensors.INDEX_NAME).write_bytes(tensors.index(weight_map, size_bytes))
     (directory / tensors.CONFIG_NAME).write_text(json.dumps(config(shape)))
     return held
+
+
+def describe(directory: Path, shape: Shape, *, hashed: bool = True) -> Checkpoint:
+    """Returns the manifest of a checkpoint as it is on the disk."""
+    return Checkpoint(
+        name="checkpoint",
+        repository="somewhere/checkpoint",
+        revision="abc",
+        revision_source="these tests",
+        license="Apache-2.0",
+        stand_in=True,
+        architecture=shape,
+        files=tuple(
+            CheckpointFile(
+                path=path.name,
+                size_bytes=path.stat().st_size,
+                sha256=durable.sha256(path) if hashed else None,
+            )
+            for path in sorted(directory.iterdir())
+        ),
+    )

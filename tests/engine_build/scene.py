@@ -15,8 +15,14 @@ from engine_build.fetch import Checkpoint
 from engine_build.place import State
 from engine_build.profile import Profile, load
 from engine_build.progress import Steps
-from serving.engine import Engine, Golden, Model
-from serving.runtime.replay_engine import ARCHITECTURE
+from engine_build.ranks import Comparison
+from serving.engine import Architecture, Engine, Golden, Model
+from tests.engine_build.checkpoints import TINY, make
+
+FIRST, SECOND = "model-00001.safetensors", "model-00002.safetensors"
+ARCHITECTURE = Architecture(
+    **{name: getattr(TINY, name) for name in Architecture.__struct_fields__}
+)
 
 
 @dataclass
@@ -27,6 +33,9 @@ class Scene:
     runtime_version: str = "1"
     recorded: list[str] = field(default_factory=list)
     """The digests of the drafts whose golden prompts ran."""
+    weights: str = "mxfp4"
+    ranks: int = 1
+    architecture: Architecture = ARCHITECTURE
 
     @property
     def state(self) -> State:
@@ -38,7 +47,12 @@ class Scene:
 
     @property
     def profile(self) -> Profile:
-        return load("development")
+        """The development profile, with this scene's weights on this scene's ranks."""
+        raw = load("development").model_dump()
+        raw["precision"]["weights"] = self.weights
+        raw["mesh"] = {"tensor_parallel": self.ranks, "expert_parallel": self.ranks}
+        raw["device"]["count"] = self.ranks
+        return Profile.model_validate(raw)
 
     @property
     def engine(self) -> Path:
@@ -58,7 +72,7 @@ class Scene:
         """Returns the checkpoint as it is on disk."""
         return Checkpoint(
             model=Model(name="m", repository="r", revision="v", stand_in=True),
-            architecture=ARCHITECTURE,
+            architecture=self.architecture,
             files=tuple(
                 Wanted(f"checkpoint/{p.name}", p, p.stat().st_size, durable.sha256(p))
                 for p in sorted(self.origins.iterdir())
@@ -73,6 +87,11 @@ class Scene:
         self.recorded.append(draft.digest)
         return (Golden(name="greeting", prompt=(1, 2), tokens=(3,)),)
 
+    def compare(self, _directory: Path, _whole: Path, built: Engine) -> Comparison:
+        """Stands in for the run of the ranks."""
+        ranks = built.mesh.tensor_parallel
+        return Comparison(ranks=ranks, positions=1, largest_difference=0.0)
+
     def steps(self) -> Steps:
         """Returns steps that nobody watches."""
         return Steps(Console(file=io.StringIO()))
@@ -86,18 +105,14 @@ class Scene:
             self.steps(),
             store=self.store if publish else None,
             record=self.record,
+            compare=self.compare,
             force=force,
         )
 
 
-def furnish(root: Path, runtime_version: str = "1") -> Scene:
+def furnish(root: Path, weights: str = "mxfp4", ranks: int = 1) -> Scene:
     """Returns a machine on which nothing has been built; every one has the same checkpoint."""
-    made = Scene(root, runtime_version)
-    made.origins.mkdir(parents=True)
-    for name, content in {
-        "config.json": b'{"model_type": "gpt_oss"}',
-        "model-00001.safetensors": bytes(range(256)) * 64,
-        "model-00002.safetensors": bytes(reversed(range(256))) * 64,
-    }.items():
-        (made.origins / name).write_bytes(content)
+    made = Scene(root, weights=weights, ranks=ranks)
+    make(made.origins, TINY, names=(FIRST, SECOND))
+    (made.origins / "LICENSE").write_text("Apache-2.0", encoding="utf-8")
     return made

@@ -15,7 +15,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
 from serving import engine
 from serving.engine import EngineError, File
-from tests.engine_build.scene import Scene, furnish
+from tests.engine_build.scene import FIRST, SECOND, Scene, furnish
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 
@@ -78,7 +78,7 @@ def test_a_changed_file_is_not_exported_and_no_archive_is_left(
 ) -> None:
     damaged = scene.engine / "checkpoint" / "model-00001.safetensors"
     damaged.unlink()
-    damaged.write_bytes(bytes(16384))
+    damaged.write_bytes(bytes((scene.origins / FIRST).stat().st_size))
     with pytest.raises(EngineError, match=r"model-00001\.safetensors has changed"):
         archive.export(scene.engine, tmp_path / "engine.tar")
     assert not list(tmp_path.glob("*.tar*"))
@@ -90,7 +90,8 @@ def test_a_changed_byte_is_named(scene: Scene, exported: Path, tmp_path: Path) -
         return content[:-1] + b"!" if member.name.endswith("00002.safetensors") else content
 
     message = refused(scene, rewrite(exported, change), tmp_path)
-    assert "checkpoint/model-00002.safetensors has 16384 bytes and sha256" in message
+    size_bytes = (scene.origins / SECOND).stat().st_size
+    assert f"checkpoint/{SECOND} has {size_bytes} bytes and sha256" in message
     assert "Export it again" in message
 
 

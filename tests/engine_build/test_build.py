@@ -15,11 +15,11 @@ import pytest
 from bentoml._internal.models import ModelStore
 
 from engine_build import publish
-from engine_build.build import Report
 from engine_build.failure import BuildError, ExitCode
+from engine_build.report import Report
 from serving import engine
 from serving.engine import Engine, EngineError
-from tests.engine_build.scene import Scene, furnish
+from tests.engine_build.scene import FIRST, SECOND, Scene, furnish
 
 # BentoML 1.4.39 makes its patterns in a way that pathspec warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
@@ -39,9 +39,11 @@ def test_a_build_makes_a_sound_engine_and_registers_it(scene: Scene) -> None:
     assert outcome.directory == scene.engine
     built = engine.verify(scene.engine)
     assert [file.path for file in built.files] == [
+        "checkpoint/LICENSE",
         "checkpoint/config.json",
-        "checkpoint/model-00001.safetensors",
-        "checkpoint/model-00002.safetensors",
+        f"checkpoint/{FIRST}",
+        f"checkpoint/{SECOND}",
+        "checkpoint/model.safetensors.index.json",
     ]
     assert built.golden[0].tokens == (3,)
     assert outcome.tag == f"gpt-oss-development:{built.digest[:16]}"
@@ -102,7 +104,7 @@ def test_the_report_has_the_times_and_the_digest_has_not(scene: Scene) -> None:
     assert report.gate is None
 
 
-@pytest.mark.parametrize("name", ["config.json", "model-00002.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", SECOND])
 def test_a_changed_byte_is_found_and_named_and_force_repairs_it(scene: Scene, name: str) -> None:
     scene.build()
     damaged = scene.engine / "checkpoint" / name
@@ -120,9 +122,10 @@ def test_a_file_that_is_not_what_the_checkpoint_says_is_named(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = scene.fetch(scene.steps())
-    (scene.origins / "model-00001.safetensors").write_bytes(b"x" * 16384)
+    size_bytes = (scene.origins / FIRST).stat().st_size
+    (scene.origins / FIRST).write_bytes(b"x" * size_bytes)
     monkeypatch.setattr(scene, "fetch", lambda _steps: checkpoint)
-    with pytest.raises(BuildError, match=r"model-00001\.safetensors has 16384 bytes") as caught:
+    with pytest.raises(BuildError, match=rf"{FIRST} has {size_bytes} bytes") as caught:
         scene.build()
     assert caught.value.exit_code is ExitCode.DATA
     assert not scene.engine.exists()
@@ -157,6 +160,12 @@ def test_files_are_copied_where_links_cannot_be(
     assert not placed.samefile(scene.origins / "config.json")
 
 
+@pytest.fixture
+def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the disk: what a killed process has written is there, flushed or not."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
 @contextmanager
 def dying_at(step: int) -> Iterator[list[int]]:
     """Makes this process kill itself just before its `step`-th change of the file system."""
@@ -182,6 +191,7 @@ def _build_and_die(scene: Scene, step: int, force: bool) -> None:
         scene.build(force=force)
 
 
+@pytest.mark.usefixtures("no_flushing")
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
 def test_a_build_killed_at_any_change_of_the_file_system_is_finished_by_the_next(
     tmp_path: Path, again: bool
@@ -219,3 +229,33 @@ def _assert_complete(scene: Scene, expected: Engine) -> None:
     name = scene.profile.name
     left = {path.name for path in scene.engine.parent.iterdir()}
     assert left - {f".{name}.build.json.partial"} == {name, f"{name}.build.json", f".{name}.lock"}
+
+
+def _convert_and_die(scene: Scene, step: int) -> None:
+    with dying_at(step):
+        scene.build(publish=False)
+
+
+@pytest.mark.usefixtures("no_flushing")
+def test_a_conversion_killed_at_any_change_of_the_file_system_is_finished_by_the_next(
+    tmp_path: Path,
+) -> None:
+    expected = furnish(tmp_path / "undisturbed", "fp8", 2).build(publish=False).engine
+    counting = furnish(tmp_path / "counted", "fp8", 2)
+    with dying_at(-1) as changes:
+        counting.build(publish=False)
+    assert changes[0] > 80
+    for step in range(1, changes[0] + 1):
+        scene = furnish(tmp_path / str(step), "fp8", 2)
+        child = FORK.Process(target=_convert_and_die, args=(scene, step))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        if scene.engine.exists():
+            assert engine.verify(scene.engine) == expected
+        assert scene.build(publish=False).engine == expected
+        assert engine.verify(scene.engine) == expected
+        name = scene.profile.name
+        left = {path.name for path in scene.engine.parent.iterdir()}
+        left -= {f".{name}.build.json.partial"}
+        assert left == {name, f"{name}.build.json", f".{name}.lock"}

@@ -48,7 +48,7 @@ def test_diff_says_what_differs_and_leaves_with_one(
     assert run("diff", "gpt-oss-development", str(tmp_path / "replay")) == 1
     shown = capsys.readouterr().out
     assert 'runtime: "embedded", then "replay"' in shown
-    assert "checkpoint/config.json: only in the first, 25 bytes" in shown
+    assert "checkpoint/config.json: only in the first, " in shown
 
 
 def test_publish_puts_a_built_engine_into_the_store(scene: Scene, run: Run, capsys: Output) -> None:

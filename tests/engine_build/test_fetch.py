@@ -13,33 +13,17 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import Compact, Given, Published
 from engine_build.place import State
 from engine_build.progress import Steps
-from model_assets import manifest
-from model_assets.manifest import Checkpoint, CheckpointFile
 from serving.engine import RANKS_PATH
+from tests.engine_build.checkpoints import TINY, describe, make
 
 STEPS = Steps(Console(file=io.StringIO()))
-CONTENT = {"config.json": b"{}", "model.safetensors": b"weights"}
 
 
 @pytest.fixture
 def given(tmp_path: Path) -> Given:
     """A directory with the files of a tiny manifest."""
-    for name, content in CONTENT.items():
-        (tmp_path / name).write_bytes(content)
-    described = Checkpoint(
-        name="tiny",
-        repository="somewhere/tiny",
-        revision="abc",
-        revision_source="this test",
-        license="Apache-2.0",
-        stand_in=True,
-        architecture=manifest.read("gpt-oss-20b").architecture,
-        files=tuple(
-            CheckpointFile(path=name, size_bytes=len(content), sha256=durable.digest(content))
-            for name, content in CONTENT.items()
-        ),
-    )
-    return Given(described, tmp_path, "1")
+    make(tmp_path / "tiny", TINY, names=("model.safetensors",))
+    return Given(describe(tmp_path / "tiny", TINY), tmp_path / "tiny", "1")
 
 
 def test_the_files_of_the_manifest_and_the_ranks_go_into_the_engine(given: Given) -> None:
@@ -47,10 +31,11 @@ def test_the_files_of_the_manifest_and_the_ranks_go_into_the_engine(given: Given
     assert [file.path for file in checkpoint.files] == [
         "checkpoint/config.json",
         "checkpoint/model.safetensors",
+        "checkpoint/model.safetensors.index.json",
         RANKS_PATH,
     ]
-    assert checkpoint.files[1].sha256 == durable.digest(b"weights")
-    assert checkpoint.architecture.num_local_experts == 32
+    assert checkpoint.files[1].sha256 == durable.sha256(given.directory / "model.safetensors")
+    assert checkpoint.architecture.num_local_experts == 4
     assert checkpoint.model.stand_in
 
 
@@ -59,12 +44,24 @@ def test_a_missing_file_is_named_with_where_it_belongs(given: Given) -> None:
     with pytest.raises(BuildError, match=r"model\.safetensors is missing") as caught:
         given.fetch(STEPS)
     assert caught.value.exit_code is ExitCode.MISSING
-    assert "somewhere/tiny at abc" in caught.value.advice
+    assert "somewhere/checkpoint at abc" in caught.value.advice
 
 
 def test_a_file_that_was_cut_short_is_named_before_anything_is_hashed(given: Given) -> None:
-    (given.directory / "model.safetensors").write_bytes(b"weig")
-    with pytest.raises(BuildError, match="has 4 bytes, its manifest says 7") as caught:
+    path = given.directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BuildError, match="is cut short within model") as caught:
+        given.fetch(STEPS)
+    assert caught.value.exit_code is ExitCode.DATA
+
+
+def test_a_file_of_another_length_is_named(given: Given) -> None:
+    path = given.directory / "model.safetensors.index.json"
+    size_bytes = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(
+        BuildError, match=f"has {size_bytes + 1} bytes, its manifest says {size_bytes}"
+    ) as caught:
         given.fetch(STEPS)
     assert caught.value.exit_code is ExitCode.DATA
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import gate, probe, questions
-from engine_build.build import Report, build
+from engine_build import assemble, gate, golden, manifest, probe, questions
+from engine_build.assemble import Wanted
+from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS, Compact, choose
 from engine_build.place import State
 from engine_build.probe import Answer, Question
 from engine_build.profile import GateLimits, Precision, Profile, load
+from engine_build.report import Report
 from engine_build.settle import settle
 from serving import engine
 from serving.engine import Engine
@@ -73,6 +75,7 @@ def run(scene: Scene, pretended: Pretended, fallback: str | None = None) -> Engi
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [1, 2], "two": [3]})
+    monkeypatch.setattr(golden, "prompts", lambda _ranks: {"greeting": [4, 5]})
     return furnish(tmp_path)
 
 
@@ -192,9 +195,13 @@ def test_the_embedded_runtime_passes_and_a_broken_scale_does_not(
     directory = scene.state.engine(built.name)
     assert settled.gate
     reference = msgspec.structs.replace(
-        built, precision=msgspec.structs.replace(built.precision, activations=WHOLE)
+        built, precision=msgspec.structs.replace(built.precision, activations=WHOLE), files=()
     )
-    places = gate.positions(reference, directory, tmp_path / "reference")
+    room = tmp_path / "reference"
+    files = [Wanted(one.path, directory / one.path, one.size_bytes) for one in built.files]
+    assemble.lend(files, room)
+    manifest.write(room, reference)
+    places = gate.positions(room)
     break_scales(directory / "checkpoint", "model.layers.1.mlp.experts.down_proj_scales")
     told = probe.ask(directory, [Question(place.context) for place in places])
     found = gate.compare(built.precision, places, told, settled.gate.limits)

@@ -25,7 +25,8 @@ def test_inspect_shows_the_engine_by_name_tag_and_directory(
     assert run("inspect", str(scene.engine)) == 0
     shown = capsys.readouterr().out
     assert "m (a stand-in, not the real model)" in shown
-    assert "checkpoint/config.json, 25 bytes" in shown
+    size_bytes = (scene.origins / "config.json").stat().st_size
+    assert f"checkpoint/config.json, {size_bytes:,} bytes" in shown
 
 
 def test_verify_names_the_file_that_has_changed(
@@ -35,7 +36,7 @@ def test_verify_names_the_file_that_has_changed(
     assert "sound" in capsys.readouterr().out
     damaged = scene.engine / "checkpoint" / "model-00001.safetensors"
     content = bytearray(damaged.read_bytes())
-    content[9] ^= 1
+    content[-1] ^= 1
     damaged.unlink()
     damaged.write_bytes(content)
     assert run("verify", "gpt-oss-development") == ExitCode.DATA
@@ -133,5 +134,8 @@ def test_fetch_hashes_what_is_here_and_says_what_is_not(
     arguments = ("fetch", "gpt-oss-20b-1xl4", "--checkpoint", str(scene.origins))
     assert run(*arguments, "--dry-run") == 0
     assert "are missing, and the build would stop" in capsys.readouterr().out
+    assert run(*arguments) == ExitCode.DATA
+    assert "config.json: num_hidden_layers is 1, this model has 24" in capsys.readouterr().err
+    (scene.origins / "config.json").unlink()
     assert run(*arguments) == ExitCode.MISSING
-    assert "LICENSE is missing" in capsys.readouterr().err
+    assert "USAGE_POLICY is missing" in capsys.readouterr().err

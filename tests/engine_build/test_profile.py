@@ -88,7 +88,7 @@ def test_graphs_on_a_cpu_and_unsorted_graphs_are_refused(tmp_path: Path) -> None
     [
         ("least_agreement: 0.98", "least_agreement: 1.5", "gate.least_agreement"),
         ("most_divergence: 0.01", "most_divergence: 0", "gate.most_divergence"),
-        ("reference: {activations: float32}", "reference: {}", "give activations, kv_cache"),
+        ("reference: {activations: float32}", "reference: {}", "give one of weights, activations"),
         ("reference: {activations: float32}", "", "gate.reference"),
         ("reference: {activations", "reference: {activation", "gate.reference.activation"),
     ],

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from engine_build import gate, questions, tune
+from engine_build import gate, golden, questions, tune
 from engine_build.build import build
 from engine_build.settle import settle
 from engine_build.tune import Shape
@@ -34,7 +35,11 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     (packages / "torch.py").write_text(TORCH)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(DOUBLES)]))
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [3, 0, 1]})
-    return furnish(tmp_path / "scene", runtime_version="1.4.0rc1")
+    monkeypatch.setattr(golden, "prompts", lambda _ranks: {"greeting": [3, 0, 1]})
+    made = furnish(tmp_path / "scene")
+    made.runtime_version = "1.4.0rc1"
+    made.architecture = msgspec.structs.replace(made.architecture, vocab_size=201_088)
+    return made
 
 
 def make(scene: Scene) -> Engine:

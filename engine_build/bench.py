@@ -1,0 +1,55 @@
+"""Where an engine is put together: each profile that a build comes to, as a directory that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine_build import assemble, manifest
+from engine_build.conversion import Conversion
+from engine_build.fetch import Checkpoint
+from engine_build.profile import Profile
+from engine_build.progress import Steps
+from serving.engine import Engine, File
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The work directory of a build, and what it is filled from."""
+
+    work: Path
+    checkpoint: Checkpoint
+    runtime_version: str
+    conversion: Conversion
+    steps: Steps
+
+    def make(self, chosen: Profile) -> Engine:
+        """Makes `work` the engine of a profile, without golden results, and returns its manifest.
+
+        Files that are in place stay. Raises BuildError.
+        """
+        wanted = self.conversion.files(chosen)
+        total_bytes = sum(file.size_bytes for file in wanted)
+        with self.steps.step("Placing and hashing the engine's files", total_bytes) as advance:
+            files = assemble.assemble(wanted, self.work, advance)
+        draft = self._compose(chosen, files)
+        manifest.write(self.work, draft)
+        return draft
+
+    def lend(self, chosen: Profile, room: Path) -> None:
+        """Makes `room` a directory that runs as the engine of a profile would.
+
+        Its files are links to where they lie, and its manifest names none of them.
+        """
+        assemble.lend(self.conversion.files(chosen), room)
+        manifest.write(room, self._compose(chosen, ()))
+
+    def _compose(self, chosen: Profile, files: Sequence[File]) -> Engine:
+        return manifest.compose(
+            chosen,
+            self.checkpoint.model,
+            self.checkpoint.architecture,
+            self.runtime_version,
+            files,
+        )

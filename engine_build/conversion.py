@@ -1,0 +1,171 @@
+"""Makes what an engine holds of what was published: other number formats, a file a rank.
+
+Everything lies in a room beside the engine until the engine is whole: the published files, linked
+and hashed, and what was written of them. A build that was killed finds there what is done. Where
+an engine holds its checkpoint as it is published, nothing of this happens.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from engine_build import assemble, contents, durable, formats, quantise, shard, tensors
+from engine_build.assemble import Wanted
+from engine_build.failure import BuildError, ExitCode
+from engine_build.fetch import Checkpoint
+from engine_build.profile import Profile
+from engine_build.progress import Steps
+from serving.engine import CHECKPOINT_DIRECTORY
+
+SPARE_BYTES = 100_000_000
+"""What has to stay free on the disk."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was made, for the build's report. `source` is the digest of the published files."""
+
+    source: str
+    quantised: tuple[quantise.Report, ...]
+    """One for each number format that was written: the asked-for one, a fallback."""
+    sharded: tuple[shard.Report, ...]
+
+
+class Conversion:
+    """Makes the checkpoint of each profile that a build comes to, once."""
+
+    def __init__(self, checkpoint: Checkpoint, room: Path, steps: Steps) -> None:
+        self._checkpoint = checkpoint
+        self._room = room
+        self._steps = steps
+        self._source = ""
+        self._quantised: dict[str, quantise.Report] = {}
+        self._sharded: dict[str, shard.Report] = {}
+
+    def files(self, profile: Profile) -> tuple[Wanted, ...]:
+        """Returns the files of a profile's engine, converted and cut as it asks for.
+
+        Raises BuildError: DATA for a checkpoint that is not what it should be, STORAGE before the
+        first byte when there is no space.
+        """
+        weights = profile.precision.weights
+        is_cut = contents.is_cut(profile.runtime, profile.mesh)
+        if not (is_cut or formats.converts(weights)):
+            return self._checkpoint.files
+        directory, hashes = self.whole(profile), {}
+        if formats.converts(weights):
+            hashes = self._quantised[weights].files
+        made = _visible(directory)
+        if is_cut:
+            directory, hashes = self._cut(profile, directory)
+            # Beside rank files, too, a report says what the conversion cost.
+            reports = {name: made[name] for name in (quantise.REPORT_NAME,) if name in made}
+            made = _visible(directory) | reports
+        return (*_wanted(made, hashes), *self._unchanged(made))
+
+    def whole(self, profile: Profile) -> Path:
+        """Returns the directory of a profile's checkpoint, converted and not cut."""
+        source = self._published()
+        weights = profile.precision.weights
+        if not formats.converts(weights):
+            return source
+        target = self._room / weights
+        if weights not in self._quantised:
+            specs = contents.whole(self._checkpoint.architecture, weights)
+            total_bytes = contents.size_bytes(specs)
+            self._check_space(target, total_bytes)
+            with self._steps.step(f"Converting the weights to {weights}", total_bytes) as advance:
+                self._quantised[weights] = quantise.quantise(
+                    source, target, weights, self._source, workers=_workers(), advance=advance
+                )
+        return target
+
+    def report(self) -> Report | None:
+        """Returns what was made; None if nothing was."""
+        if not self._source:
+            return None
+        return Report(
+            source=self._source,
+            quantised=tuple(self._quantised.values()),
+            sharded=tuple(self._sharded.values()),
+        )
+
+    def forget(self) -> None:
+        """Deletes the room: the engine holds what it needs of it."""
+        durable.remove(self._room)
+
+    def _published(self) -> Path:
+        """Returns the directory of the published files, every byte hashed, every tensor checked."""
+        room = self._room / "published"
+        if not self._source:
+            total_bytes = sum(file.size_bytes for file in self._checkpoint.files)
+            with self._steps.step("Hashing the published files", total_bytes) as advance:
+                files = assemble.assemble(self._checkpoint.files, room, advance)
+            with tensors.open_checkpoint(room / CHECKPOINT_DIRECTORY) as opened:
+                tensors.check(room / CHECKPOINT_DIRECTORY, opened, self._checkpoint.architecture)
+            self._source = durable.digest(msgspec.json.encode(files))
+        return room / CHECKPOINT_DIRECTORY
+
+    def _cut(self, profile: Profile, whole: Path) -> tuple[Path, dict[str, str]]:
+        """Returns the directory of a profile's rank files, and the sha256 of each."""
+        weights, mesh = profile.precision.weights, profile.mesh
+        name = f"{weights}-tp{mesh.tensor_parallel}-ep{mesh.expert_parallel}"
+        target = self._room / name
+        if name not in self._sharded:
+            sizes = self._checkpoint.architecture
+            ranks = contents.cut(sizes, weights, mesh)
+            total_bytes = sum(map(contents.size_bytes, ranks.values()))
+            self._check_space(target, total_bytes)
+            with self._steps.step(f"Writing {len(ranks)} rank files", total_bytes) as advance:
+                self._sharded[name] = shard.shard(
+                    whole,
+                    target,
+                    sizes,
+                    f"{self._source} {weights}",
+                    tensor_parallel=mesh.tensor_parallel,
+                    expert_parallel=mesh.expert_parallel,
+                    workers=_workers(),
+                    advance=advance,
+                )
+        return target, self._sharded[name].files
+
+    def _unchanged(self, made: Mapping[str, Path]) -> Iterator[Wanted]:
+        """Yields the published files that no made one replaces."""
+        for file in self._checkpoint.files:
+            directory, _, name = file.path.rpartition("/")
+            weights = name == tensors.INDEX_NAME or name.endswith(tensors.SUFFIX)
+            if directory != CHECKPOINT_DIRECTORY or not (weights or name in made):
+                yield file
+
+    def _check_space(self, target: Path, total_bytes: int) -> None:
+        """Raises BuildError (STORAGE) with the numbers unless what is still to be written fits."""
+        done_bytes = sum(path.stat().st_size for path in target.glob(f"*{tensors.SUFFIX}"))
+        needed_bytes = max(0, total_bytes - done_bytes)
+        free_bytes = shutil.disk_usage(self._room).free
+        if free_bytes < needed_bytes + SPARE_BYTES:
+            raise BuildError(
+                ExitCode.STORAGE,
+                f"{target}: {needed_bytes / 1e9:.1f} GB are to be written, "
+                f"{free_bytes / 1e9:.1f} GB are free",
+                "Free some space, or set GPT_OSS_STATE to a directory on a larger disk",
+            )
+
+
+def _visible(directory: Path) -> dict[str, Path]:
+    """Returns the files of a directory by name, without the records of what is done."""
+    return {path.name: path for path in directory.iterdir() if not path.name.startswith(".")}
+
+
+def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[Wanted]:
+    for name, path in sorted(made.items()):
+        place = f"{CHECKPOINT_DIRECTORY}/{name}"
+        yield Wanted(place, path, path.stat().st_size, hashes.get(name))
+
+
+def _workers() -> int:
+    """Returns how many files to write at a time: one a core that this process may use."""
+    return len(os.sched_getaffinity(0))

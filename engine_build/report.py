@@ -1,0 +1,66 @@
+"""What a build leaves beside its engine for people and machines. No part of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine_build import conversion, durable, ranks
+from engine_build.progress import Step
+from serving.engine import Engine, Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An engine, and what was measured while it was made; None where it was not."""
+
+    engine: Engine
+    conversion: conversion.Report | None = None
+    ranks: ranks.Comparison | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One build, with times."""
+
+    inputs: str
+    """Hash of everything that the engine is made of: equal inputs need no second build."""
+    digest: str
+    tag: str | None
+    size_bytes: int
+    steps: tuple[Step, ...]
+    gate: Gate | None = None
+    """What was measured of the engine's precision, as in its manifest."""
+    conversion: conversion.Report | None = None
+    """What was written anew; None where the engine holds the published files."""
+    ranks: ranks.Comparison | None = None
+    """What the rank files' logits are worth; None where there are none."""
+
+
+def write(path: Path, made: Made, inputs: str, tag: str | None, steps: Sequence[Step]) -> None:
+    """Writes the report of a build. What it did not measure stays as an earlier build of the same
+    engine found it."""
+    built = made.engine
+    earlier = _read(path)
+    if earlier is not None and (earlier.inputs, earlier.digest) == (inputs, built.digest):
+        made = Made(built, made.conversion or earlier.conversion, made.ranks or earlier.ranks)
+    content = Report(
+        inputs=inputs,
+        digest=built.digest,
+        tag=tag,
+        size_bytes=sum(file.size_bytes for file in built.files),
+        steps=tuple(steps),
+        gate=built.gate or None,
+        conversion=made.conversion,
+        ranks=made.ranks,
+    )
+    durable.write(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def _read(path: Path) -> Report | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
