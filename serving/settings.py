@@ -64,6 +64,8 @@ class Limits(Section):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
     label_bytes: Count = 512
     thread_body_bytes: Count = 64 * 1024
+    sockets: Count = 256
+    socket_requests: Count = 16
 
 
 class Deadlines(Section):
@@ -76,6 +78,7 @@ class Deadlines(Section):
     total_seconds: Seconds = 1800.0
     slow_client_seconds: Seconds = 30.0
     schema_seconds: Seconds = 2.0
+    socket_seconds: Seconds = 3600.0
 
 
 class Admission(Section):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.dialect import dialect_of
-from serving.api.exchange import Exchange, attach
+from serving.api.exchange import Exchange, attach, attach_turns
 from serving.api.replies import reply_error
 from serving.errors import ErrorKind, ServingError
 from serving.telemetry.record import Record
@@ -42,6 +44,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection of any kind."""
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -59,17 +64,64 @@ class Edge:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except ServingError as error:
-            exchange.error = error
-        except Exception:
-            self._recorder.logger.exception("failure", request_id=exchange.request_id)
-            exchange.error = ServingError(
-                ErrorKind.INTERNAL, "The server failed to answer the request."
-            )
+        except Exception as error:
+            exchange.error = self._told(error, exchange)
         if exchange.error is not None and not exchange.started:
             await reply_error(send_with_id, exchange.error, exchange.describe(exchange.error))
         if not exchange.recorded and exchange.route not in QUIET_ROUTES:
             self._record(exchange)
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one WebSocket: refuses it as a request is refused, or lets it have its turns."""
+        exchange = Exchange(self._request_id(scope), self._clock())
+        attach(scope, exchange)
+        attach_turns(scope, self._turn)
+        request_id = (b"x-request-id", exchange.request_id.encode())
+
+        def send_with_id(message: Message) -> Awaitable[None]:
+            if message["type"] == "websocket.accept":
+                exchange.started = True
+                message["headers"] = [*message.get("headers", ()), request_id]
+            return send(message)
+
+        def refuse(message: Message) -> Awaitable[None]:
+            return send({**message, "type": f"websocket.{message['type']}"})
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            exchange.error = self._told(error, exchange)
+            if exchange.started:
+                return  # the server closes it
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await reply_error(refuse, exchange.error, exchange.error.body, [request_id])
+            else:
+                await send({"type": "websocket.close", "code": 1008})
+            self._record(exchange)
+
+    @contextmanager
+    def _turn(self, route: str) -> Generator[Exchange]:
+        """Yields the exchange of one request among many on a connection."""
+        exchange = Exchange(self._make_id(), self._clock())
+        exchange.route = route
+        try:
+            yield exchange
+        except Exception as error:
+            exchange.error = self._told(error, exchange)
+            raise exchange.error from None
+        except asyncio.CancelledError:
+            exchange.error = ServingError(ErrorKind.CLIENT_CLOSED, "The client left.")
+            raise
+        finally:
+            if not exchange.recorded:
+                self._record(exchange)
+
+    def _told(self, error: Exception, exchange: Exchange) -> ServingError:
+        """Returns what the client is told of a failure; an unforeseen one is in the log."""
+        if isinstance(error, ServingError):
+            return error
+        self._recorder.logger.error("failure", request_id=exchange.request_id, exc_info=error)
+        return ServingError(ErrorKind.INTERNAL, "The server failed to answer the request.")
 
     def _record(self, exchange: Exchange) -> None:
         error = exchange.error

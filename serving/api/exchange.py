@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from starlette.types import Scope
 
 from serving.api.dialect import OPENAI, Dialect
 from serving.errors import ServingError
 
 _KEY = "llmserve.exchange"
+_TURNS_KEY = "llmserve.turns"
+
+Turns = Callable[[str], AbstractContextManager["Exchange"]]
+"""Opens the exchange of one request on a connection that has many, given its route. What the block
+raises becomes the exchange's error, and in the end it is recorded as a request is."""
 
 
 class Exchange:
@@ -44,3 +52,14 @@ def exchange_of(scope: Scope, route: str) -> Exchange:
     exchange: Exchange = scope[_KEY]
     exchange.route = route
     return exchange
+
+
+def attach_turns(scope: Scope, turns: Turns) -> None:
+    """Makes `turns` open the exchanges of the connection that `scope` describes."""
+    scope[_TURNS_KEY] = turns
+
+
+def turns_of(scope: Scope) -> Turns:
+    """Returns what opens the exchanges of a connection."""
+    turns: Turns = scope[_TURNS_KEY]
+    return turns

@@ -62,6 +62,10 @@ class Streamed(Protocol):
         ...
 
 
+Write = Callable[[bytes, bool], Awaitable[None]]
+"""Sends a piece of a stream, and whether there is more to come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A checked request: how its events come about, and who presents them."""
@@ -70,6 +74,8 @@ class Prepared:
     """Takes when the request was accepted, by the service's clock."""
     presenter: Whole | Streamed
     unknown_fields: int = 0
+    recorded: bool = True
+    """Whether the events see to the request's record, as those of a pipeline do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class Generation:
                 prepared = await prepared.finish()
             around.count_unknown(prepared.unknown_fields)
             events = prepared.run(exchange.accepted)
-            exchange.recorded = True
+            exchange.recorded = prepared.recorded
             try:
                 await present(connection, events, prepared.presenter)
             finally:
@@ -152,24 +158,37 @@ async def _send_whole(connection: Connection, events: Events, presenter: Whole) 
 
 
 async def _send_stream(connection: Connection, events: Events, presenter: Streamed) -> None:
-    """Sends the events as they come; the response begins with the first of them.
-
-    A failure before it is raised; one after it becomes the stream's last event.
-    """
+    """Sends the events as they come; the response begins with the first of them."""
     send = connection.send
+    begun = False
+
+    async def write(body: bytes, more: bool) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            start = {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
+            await send(start)
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+    await write_stream(write, events, presenter)
+
+
+async def write_stream(write: Write, events: Events, presenter: Streamed) -> None:
+    """Writes the events as they come.
+
+    A failure before the first is raised; one after it becomes the stream's last event, and is
+    raised only where it was not foreseen.
+    """
     first = await anext(events)
-    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-    body = presenter.begin() + presenter.encode(first)
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await write(presenter.begin() + presenter.encode(first), True)
     try:
         async for batch in events:
-            body = presenter.encode(batch)
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await write(presenter.encode(batch), True)
         last = presenter.end()
     except ServingError as error:
         last = presenter.fail(error)
     except Exception:
         last = presenter.fail(ServingError(ErrorKind.INTERNAL, "The server failed to go on."))
-        await send({"type": "http.response.body", "body": last})
+        await write(last, False)
         raise
-    await send({"type": "http.response.body", "body": last})
+    await write(last, False)

@@ -33,7 +33,7 @@ class RequestLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection of any kind."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -44,6 +44,9 @@ class RequestLimits:
                 f"The headers may have {self._header_fields} fields and {self._header_bytes} "
                 "bytes at most.",
             )
+        if scope["type"] == "websocket":  # its messages are bounded where they are read
+            await self._app(scope, receive, send)
+            return
         for name, value in headers:
             if name == b"content-length" and value.isdigit() and int(value) > self._body_bytes:
                 raise self._too_large()

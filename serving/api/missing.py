@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from serving.api.exchange import exchange_of
@@ -15,7 +15,7 @@ from serving.errors import ErrorKind, ServingError
 class Missing:
     """Answers for every path and method that no route before it has taken."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -23,7 +23,7 @@ class Missing:
         exchange = exchange_of(scope, "unmatched")
         allowed: set[str] = set()
         for route in self._routes:
-            if route.matches(scope)[0] is Match.PARTIAL:
+            if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
                 allowed |= route.methods or set()
         if not allowed:
             raise ServingError(ErrorKind.NOT_FOUND, "There is nothing at this address.")

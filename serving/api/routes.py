@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from serving.api.anthropic.endpoint import messages, token_count
 from serving.api.chat.endpoint import chat_completions
@@ -57,7 +57,7 @@ def make_routes(
     clock: Callable[[], float],
     now: Callable[[], float],
     make_id: Callable[[], str],
-) -> list[Route]:
+) -> list[BaseRoute]:
     """Returns every route, the catch-all last. No other address answers anything but 404."""
     around = Surroundings(
         settings,
@@ -74,7 +74,7 @@ def make_routes(
     alive = Probe(service, lambda health: health.alive)
     ready = Probe(service, lambda health: health.ready)
     collect: Callable[[], Awaitable[bytes]] = service.metrics
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/v1/chat/completions", chat_completions(around), methods=["POST"]),
         Route("/v1/completions", completions(around), methods=["POST"]),
         Route("/v1/embeddings", Embeddings(around, encoder), methods=["POST"]),
@@ -91,5 +91,6 @@ def make_routes(
         Route("/health", ready, methods=["GET"]),
         Route("/metrics", MetricsPage(collect), methods=["GET"]),
     ]
-    routes.append(Route("/openapi.json", Description(routes, settings), methods=["GET"]))
+    described_routes = [route for route in routes if isinstance(route, Route)]
+    routes.append(Route("/openapi.json", Description(described_routes, settings), methods=["GET"]))
     return [*routes, Route("/{path:path}", Missing(routes))]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from serving.api.generation import Surroundings
+from serving.api.generation import Generation, Surroundings
 from serving.api.responses.background import Background
 from serving.api.responses.compaction import compaction
-from serving.api.responses.endpoint import responses
+from serving.api.responses.endpoint import Responses
+from serving.api.responses.job import ROUTE
+from serving.api.responses.socket import ResponsesSocket
 from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
 from serving.api.responses.tokens import InputTokens
 from serving.store.stores import Stores
 
 
-def responses_routes(around: Surroundings, stores: Stores, background: Background) -> list[Route]:
+def responses_routes(
+    around: Surroundings, stores: Stores, background: Background
+) -> list[BaseRoute]:
     """Returns the routes; those with a name of ours come before those with an id."""
     store = stores.responses
+    made = Responses(around, stores, background)
     return [
-        Route("/v1/responses", responses(around, stores, background), methods=["POST"]),
+        Route("/v1/responses", Generation(ROUTE, around, made.prepare), methods=["POST"]),
+        WebSocketRoute("/v1/responses", ResponsesSocket(around, made.prepare_turn)),
         Route(
             "/v1/responses/input_tokens", InputTokens(around, stores, background), methods=["POST"]
         ),

@@ -59,7 +59,12 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 async def listening(app: Starlette) -> AsyncGenerator[int]:
     """Serves `app` on a free port, which it yields."""
     config = uvicorn.Config(
-        app, http="httptools", log_level="critical", lifespan="on", timeout_graceful_shutdown=1
+        app,
+        http="httptools",
+        ws="wsproto",  # as where nothing but requirements.lock is installed
+        log_level="critical",
+        lifespan="on",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,0 +1,335 @@
+"""The WebSocket mode of `/v1/responses`: many requests on one connection.
+
+A client sends `response.create` with the fields of `POST /v1/responses` and gets the events of the
+stream, each as a message. Requests of one `stream_id`, or of none, are answered one after the
+other; those of different ones side by side. What a request is, how it is answered and what is kept
+of it is the same as over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from serving.api.body import decode_object
+from serving.api.exchange import Exchange, Turns, exchange_of, turns_of
+from serving.api.generation import Pending, Prepared, Streamed, Surroundings, write_stream
+from serving.api.responses.recent import Recent
+from serving.api.responses.tape import split_events
+from serving.api.timeout import requested_seconds
+from serving.errors import ErrorKind, ServingError
+
+ROUTE = "responses.socket"
+TURN_ROUTE = "responses"
+
+STREAM_ID_MAX = 64
+
+_CLOSED_NORMALLY, _CLOSED_FOR_POLICY = 1000, 1008
+
+Json = dict[str, Any]
+PrepareTurn = Callable[[Json, str, float | None, Recent], Prepared | Pending]
+"""Takes the fields of a request, its id, the seconds that the client gives it, and the responses of
+the connection. Raises ServingError."""
+
+
+class _Asked(NamedTuple):
+    """A message: the object that it is, or what is wrong with it."""
+
+    fields: Json | ServingError
+    large: bool
+
+
+class ResponsesSocket:
+    """An ASGI application: one WebSocket from its handshake to its end."""
+
+    def __init__(self, around: Surroundings, prepare: PrepareTurn) -> None:
+        self._around = around
+        self._prepare = prepare
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection. Raises ServingError for a handshake that is refused."""
+        exchange_of(scope, ROUTE)
+        _require_own_origin(scope)
+        seconds = requested_seconds(scope)
+        most = self._around.settings.limits.sockets
+        if self._open >= most:
+            raise ServingError(ErrorKind.OVERLOADED, f"{most} WebSockets are open.")
+        self._open += 1
+        try:
+            await receive()  # the client's wish to connect
+            await send({"type": "websocket.accept"})
+            session = _Session(self._around, self._prepare, turns_of(scope), send, seconds)
+            await session.run(receive)
+        finally:
+            self._open -= 1
+
+
+class _Session:
+    """One open connection. Whatever its client asked for ends with it."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        prepare: PrepareTurn,
+        turns: Turns,
+        send: Send,
+        seconds: float | None,
+    ) -> None:
+        self._around = around
+        self._prepare = prepare
+        self._turns = turns
+        self._send = send
+        self._seconds = seconds
+        self._recent = Recent(around.settings.limits.body_bytes)
+        self._lanes: dict[str | None, deque[_Asked]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = 0
+        self._expired = False
+        self._over = asyncio.Event()
+
+    async def run(self, receive: Receive) -> None:
+        """Serves until the client leaves, the connection is too old, or the client is too slow."""
+        loop = asyncio.get_running_loop()
+        expiry = loop.call_later(self._around.settings.deadlines.socket_seconds, self._expire)
+        listening = loop.create_task(self._listen(receive))
+        over = loop.create_task(self._over.wait())
+        try:
+            done, _ = await asyncio.wait({listening, over}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            expiry.cancel()
+            self._over.set()
+            tasks = {listening, over, *self._tasks}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _listen(self, receive: Receive) -> None:
+        """Takes messages until the client leaves."""
+        while (message := await receive())["type"] != "websocket.disconnect":
+            if self._requests >= self._around.settings.limits.socket_requests:
+                # Not to read on would keep us from seeing the client leave.
+                await self._close(_CLOSED_FOR_POLICY, "too many requests wait on this connection")
+                return
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        """Puts a message into its lane."""
+        limits = self._around.settings.limits
+        stream_id: str | None = None
+        data: bytes = message["bytes"] if message.get("text") is None else message["text"].encode()
+        try:
+            if len(data) > limits.body_bytes:
+                raise ServingError(
+                    ErrorKind.BODY_TOO_LARGE,
+                    f"A message may have {limits.body_bytes} bytes at most.",
+                )
+            fields = decode_object(data, limits)
+            stream_id = _stream_id(fields)
+            asked = _Asked(fields, len(data) > limits.thread_body_bytes)
+        except ServingError as error:
+            asked = _Asked(error, large=False)
+        self._requests += 1
+        if stream_id in self._lanes:
+            self._lanes[stream_id].append(asked)
+            return
+        self._lanes[stream_id] = deque([asked])
+        self._spawn(self._work(stream_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, stream_id: str | None) -> None:
+        """Answers the messages of one lane, one after the other."""
+        lane = self._lanes[stream_id]
+        try:
+            while lane:
+                await self._answer(lane.popleft(), stream_id)
+                self._requests -= 1
+        except OSError:
+            return  # nobody is there any more
+        finally:
+            del self._lanes[stream_id]
+        if self._expired and not self._lanes:
+            await self._end_of_life()
+
+    async def _answer(self, asked: _Asked, stream_id: str | None) -> None:
+        """Answers one message. Raises OSError when the client cannot be told."""
+        fields = asked.fields
+        if isinstance(fields, dict) and fields.get("type") == "response.steer":
+            await self._tell(_not_steered(fields), stream_id)
+            return
+        try:
+            with self._turns(TURN_ROUTE) as exchange:
+                if self._expired:
+                    raise self._too_old()
+                prepared = await self._prepared(_request(fields), asked.large, exchange)
+                await self._stream(prepared, exchange, stream_id)
+        except ServingError as error:
+            await self._tell(_error_event(error), stream_id)
+
+    async def _prepared(self, fields: Json, large: bool, exchange: Exchange) -> Prepared:
+        """Returns a request that can be answered. Raises ServingError."""
+        around = self._around
+        if (known := around.known()) is not None:
+            known.pipeline.admission.require_room()
+        arguments = (fields, exchange.request_id, self._seconds, self._recent)
+        if large:
+            prepared = await asyncio.to_thread(self._prepare, *arguments)
+        else:
+            prepared = self._prepare(*arguments)
+        if isinstance(prepared, Pending):
+            prepared = await prepared.finish()
+        around.count_unknown(prepared.unknown_fields)
+        return prepared
+
+    async def _stream(self, prepared: Prepared, exchange: Exchange, stream_id: str | None) -> None:
+        """Sends the events of a response. Raises ServingError, for a client that is gone too."""
+        if not isinstance(prepared.presenter, Streamed):
+            raise TypeError("every response of a WebSocket is streamed")
+
+        async def write(body: bytes, more: bool) -> None:
+            for event in split_events(body):
+                await self._tell(event.partition(b"\ndata: ")[2].rstrip(), stream_id)
+
+        events = prepared.run(exchange.accepted)
+        exchange.recorded = prepared.recorded
+        try:
+            await write_stream(write, events, prepared.presenter)
+        except OSError:
+            raise ServingError(ErrorKind.CLIENT_CLOSED, "The client is gone.") from None
+        finally:
+            await events.aclose()
+
+    async def _tell(self, data: bytes, stream_id: str | None) -> None:
+        """Sends one event. Raises OSError for a client that is gone or takes nothing."""
+        if stream_id is not None:
+            data = b'{"stream_id":' + msgspec.json.encode(stream_id) + b"," + data[1:]
+        await self._try_to_send({"type": "websocket.send", "text": data.decode()})
+
+    async def _try_to_send(self, message: Message) -> None:
+        if self._over.is_set():
+            raise ConnectionError("the connection is over")
+        try:
+            async with asyncio.timeout(self._around.settings.deadlines.slow_client_seconds):
+                await self._send(message)
+        except OSError:
+            self._over.set()
+            raise
+
+    def _expire(self) -> None:
+        """Lets what runs come to its end, and nothing begin behind it."""
+        self._expired = True
+        if not self._lanes:
+            self._spawn(self._end_of_life())
+
+    async def _end_of_life(self) -> None:
+        with suppress(OSError):
+            await self._tell(_error_event(self._too_old()), None)
+            await self._close(_CLOSED_NORMALLY, "")
+
+    async def _close(self, code: int, reason: str) -> None:
+        with suppress(OSError):
+            await self._try_to_send({"type": "websocket.close", "code": code, "reason": reason})
+        self._over.set()
+
+    def _too_old(self) -> ServingError:
+        seconds = self._around.settings.deadlines.socket_seconds
+        return ServingError(
+            ErrorKind.WEBSOCKET_LIMIT,
+            f"A connection lives {seconds:g} seconds. Open another to go on.",
+        )
+
+
+def _request(asked: Json | ServingError) -> Json:
+    """Returns the request that a message is, as a body of HTTP. Raises ServingError."""
+    if isinstance(asked, ServingError):
+        raise asked
+    fields = dict(asked)
+    if fields.pop("type", None) != "response.create":
+        raise ServingError(
+            ErrorKind.INVALID_VALUE,
+            "'type' must be 'response.create'.",
+            param="type",
+        )
+    fields.pop("stream_id", None)
+    if fields.pop("background", None):
+        raise ServingError(
+            ErrorKind.UNSUPPORTED,
+            "'background' is not supported on a WebSocket: use HTTP.",
+            param="background",
+        )
+    if fields.pop("stream", True) is False:
+        raise ServingError(
+            ErrorKind.UNSUPPORTED, "A WebSocket always has the stream.", param="stream"
+        )
+    return {**fields, "stream": True}
+
+
+def _stream_id(asked: Json) -> str | None:
+    """Returns the lane of a message. Raises ServingError."""
+    stream_id = asked.get("stream_id")
+    if stream_id is None:
+        return None
+    if not isinstance(stream_id, str) or not 0 < len(stream_id) <= STREAM_ID_MAX:
+        raise ServingError(
+            ErrorKind.INVALID_VALUE,
+            f"'stream_id' must be a string of 1 to {STREAM_ID_MAX} characters.",
+            param="stream_id",
+        )
+    return stream_id
+
+
+def _error_event(error: ServingError) -> bytes:
+    """Returns the message that tells of a request that has failed before its response."""
+    mapping = error.kind.value
+    told: Json = {
+        "type": mapping.type,
+        "code": mapping.code,
+        "message": error.message,
+        "param": error.param,
+    }
+    if error.retry_after_seconds is not None:
+        told["headers"] = {"retry-after": f"{max(1, math.ceil(error.retry_after_seconds))}"}
+    return msgspec.json.encode({"type": "error", "status": mapping.http_status, "error": told})
+
+
+def _not_steered(asked: Json) -> bytes:
+    """Returns the message that gives input back which cannot be put into a running response."""
+    return msgspec.json.encode(
+        {
+            "type": "response.steer.failed",
+            "sequence_number": 0,
+            "steer": {
+                "previous_response_id": asked.get("previous_response_id"),
+                "input": asked.get("input"),
+            },
+            "error": {
+                "type": "invalid_request_error",
+                "code": "steering_not_supported",
+                "message": "A running response takes no more input. Send it when it has ended.",
+            },
+        }
+    )
+
+
+def _require_own_origin(scope: Scope) -> None:
+    """Raises ServingError for a page of another site: browsers let any page open a WebSocket."""
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
+        raise ServingError(
+            ErrorKind.PERMISSION_DENIED, "Pages of other sites may not connect.", param="origin"
+        )
