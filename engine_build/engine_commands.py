@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from engine_build import archive, difference, durable, golden, place, publish, show, tune
+from engine_build import archive, difference, durable, place, publish, show, tune, verification
 from engine_build.find import find
 from engine_build.occupancy import alone
 from engine_build.progress import Steps
@@ -43,7 +44,9 @@ def inspect(name: EngineName) -> None:
 
 def verify(
     name: EngineName,
-    run: Annotated[bool, typer.Option(help="Also run the golden prompts again.")] = False,
+    run: Annotated[
+        bool, typer.Option(help="Also run the golden prompts again, and measure how fast it is.")
+    ] = False,
 ) -> None:
     """Hashes every file of an engine and names the first that has changed."""
     directory = _find(name)
@@ -52,8 +55,13 @@ def verify(
     with steps.step("Hashing the engine's files", total_bytes) as advance:
         found = show.verify(directory, advance)
     if run:
-        with steps.step("Running the engine on the golden prompts"):
-            golden.check(directory, found)
+        where = verification.path(place.state(), found.name)
+        measured = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        with steps.step("Running the engine on the golden prompts, and measuring it"):
+            report = verification.verify(directory, found, measured)
+        for line in verification.lines(report, verification.keep(report, where)):
+            typer.echo(line)
+        typer.echo(f"Report: {where}")
     typer.echo(f"{directory}: sound, digest {found.digest}")
 
 

@@ -1,0 +1,203 @@
+"""Runs an engine to see that it still answers as it did, and how fast it is.
+
+The figures are a smoke test's: a few seconds of made-up prompts, enough to see that a driver, a
+kernel or a neighbour has made an engine several times slower, not to compare engines by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine_build import durable, golden, probe
+from engine_build.failure import BuildError, ExitCode
+from engine_build.place import State
+from engine_build.tune import Shape
+from serving.engine import Engine
+from serving.errors import ServingError
+from serving.job import Sampling
+from serving.runtime.contract import EngineHandle
+
+DECODED_TOKENS = 64
+SHORT_TOKENS = 16
+LONG_TOKENS = 2048
+STREAMS = 16
+SLOWER = 0.5
+"""A figure below this part of the one before is pointed out."""
+
+_ORDINARY = 199_998
+"""Ids below it are text in every GPT-OSS vocabulary."""
+
+Clock = Callable[[], float]
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast the engine was with one shape, from the first prompt to the last token."""
+
+    shape: Shape
+    decoded_tokens: int
+    """Of each sequence."""
+    seconds: float
+    tokens_per_second: float
+    """Of all sequences: decoded ones, or of the prompt where one token was decoded."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification found. Stands beside the engine, and is no part of it."""
+
+    digest: str
+    runtime: str
+    runtime_version: str
+    device: str
+    """What the engine ran on, in its own words; empty where the service does not run it."""
+    golden: tuple[str, ...]
+    """The prompts that were answered as in engine.json."""
+    load_seconds: float | None
+    figures: tuple[Figure, ...]
+    measured: str
+    """UTC, to the minute."""
+
+
+def path(state: State, name: str) -> Path:
+    """Returns where the report of an engine's last verification is."""
+    return state.report(name).with_name(f"{name}.verify.json")
+
+
+def verify(
+    directory: Path, built: Engine, measured: str, clock: Clock = time.perf_counter
+) -> Report:
+    """Runs the golden prompts, then measures. Raises BuildError for another answer than then."""
+    golden.check(directory, built)
+    report = Report(
+        digest=built.digest,
+        runtime=built.runtime,
+        runtime_version=built.runtime_version,
+        device="",
+        golden=tuple(one.name for one in built.golden),
+        load_seconds=None,
+        figures=(),
+        measured=measured,
+    )
+    if built.runtime == "embedded" and built.mesh.tensor_parallel > 1:
+        return report  # The service does not run rank files, so there is no rate to have.
+    return asyncio.run(_measure(directory, built, report, clock))
+
+
+def keep(report: Report, where: Path) -> Report | None:
+    """Writes the report, and returns the one that it replaces if it is of the same engine."""
+    earlier = _read(where)
+    durable.write(where, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    same = earlier is not None and (earlier.digest, earlier.device) == (
+        report.digest,
+        report.device,
+    )
+    return earlier if same else None
+
+
+def lines(report: Report, earlier: Report | None = None) -> Iterator[str]:
+    """Yields what a person wants to know of a report."""
+    yield f"golden prompts answered as when it was built: {', '.join(report.golden) or 'none'}"
+    if not report.figures:
+        yield "no rate: the service does not run rank files on the embedded runtime"
+        return
+    yield f"on {report.device}, loaded in {report.load_seconds:.1f} s"
+    before = {one.shape: one.tokens_per_second for one in earlier.figures} if earlier else {}
+    for one in report.figures:
+        rate, then = one.tokens_per_second, before.get(one.shape)
+        line = f"{_words(one)}: {rate:,.0f} tokens/s"
+        if then is not None and earlier is not None:
+            line += f" ({then:,.0f} on {earlier.measured})"
+        yield line
+        if then is not None and rate < SLOWER * then:
+            yield "  warning: less than half of then; is something else running here?"
+
+
+def shapes(built: Engine) -> list[tuple[Shape, int]]:
+    """Returns what is measured, with the tokens to decode: one sequence, several, a prompt."""
+    limits = built.limits
+    decoded = min(DECODED_TOKENS, max(1, limits.max_seq_len // 2))
+    short = min(SHORT_TOKENS, limits.max_seq_len - decoded)
+    many = min(STREAMS, limits.max_batch_size)
+    long = min(LONG_TOKENS, limits.max_seq_len - 1)
+    return [
+        (Shape(1, short), decoded),
+        *([(Shape(many, short), decoded)] if many > 1 else []),
+        (Shape(1, long), 1),
+    ]
+
+
+async def _measure(directory: Path, built: Engine, report: Report, clock: Clock) -> Report:
+    ids = random.Random(0)  # noqa: S311 - token ids, the same in every run
+    async with probe.running(directory) as supervisor:
+        ready = supervisor.ready
+        try:
+            figures = []
+            for shape, decoded in shapes(built):
+                await _run(supervisor, _prompts(shape, ids), decoded)  # what it meets for the first
+                began = clock()
+                tokens = await _run(supervisor, _prompts(shape, ids), decoded)
+                figures.append(_figure(shape, decoded, tokens, clock() - began))
+        except ServingError as error:
+            raise BuildError(ExitCode.DATA, f"{directory} stopped: {error}") from None
+    return msgspec.structs.replace(
+        report,
+        device=ready.device if ready else "",
+        load_seconds=round(ready.load_seconds, 3) if ready else None,
+        figures=tuple(figures),
+    )
+
+
+def _prompts(shape: Shape, ids: random.Random) -> list[list[int]]:
+    """Returns prompts that no cached prefix shortens."""
+    return [
+        [ids.randrange(_ORDINARY) for _ in range(shape.prompt_tokens)]
+        for _ in range(shape.sequences)
+    ]
+
+
+async def _run(engine: EngineHandle, prompts: Sequence[list[int]], decoded: int) -> int:
+    """Runs prompts at once and returns the tokens decoded. Raises BuildError for a failed one."""
+    sampling = Sampling(max_tokens=decoded, temperature=0.0, ignore_eos=True)
+    streams = [engine.open(prompt, [sampling]) for prompt in prompts]
+    tokens = 0
+    try:
+        for stream in streams:
+            while outputs := await stream.receive():
+                for _, output in outputs:
+                    if output.fault is not None:
+                        raise BuildError(
+                            ExitCode.DATA, f"the engine failed a prompt: {output.fault.message}"
+                        )
+                    tokens += len(output.tokens)
+    finally:
+        for stream in streams:
+            stream.close()
+    return tokens
+
+
+def _figure(shape: Shape, decoded: int, tokens: int, seconds: float) -> Figure:
+    counted = tokens if decoded > 1 else shape.sequences * shape.prompt_tokens
+    return Figure(
+        shape=shape,
+        decoded_tokens=decoded,
+        seconds=round(seconds, 4),
+        tokens_per_second=round(counted / seconds, 1),
+    )
+
+
+def _words(one: Figure) -> str:
+    if one.decoded_tokens == 1:
+        return f"a prompt of {one.shape.prompt_tokens} tokens"
+    return "1 stream" if one.shape.sequences == 1 else f"{one.shape.sequences} streams"
+
+
+def _read(where: Path) -> Report | None:
+    try:
+        return msgspec.json.decode(where.read_bytes(), type=Report)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
