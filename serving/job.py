@@ -63,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Recipients of the built-in tools that the model may call: `python`, `browser.search`."""
     grammar_param: str | None = None
     """The request's field that asked for `sampling.grammar`, for an error about it to name."""
+    later_grammar: str | None = None
+    """What constrains the output after a call of a built-in tool, or None."""
     harmony: bool = True
     """False: the output is plain text (raw completions)."""
     lane: Lane = Lane.P1

@@ -49,11 +49,12 @@ class ToolForm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer must be. `tools` are those that may be called; `must_call` rules the final
-    message out; `limits_tools` says that others were shown to the model, and may not be called;
-    `schema` constrains the final message, None leaves it free."""
+    """What an answer must be. `tools` and the recipients in `built_in` may be called; `must_call`
+    rules the final message out; `limits_tools` says that others were shown to the model, and may
+    not be called; `schema` constrains the final message, None leaves it free."""
 
     tools: tuple[ToolForm, ...] = ()
+    built_in: tuple[str, ...] = ()
     must_call: bool = False
     limits_tools: bool = False
     schema: dict[str, Any] | None = None
@@ -72,9 +73,10 @@ def structural_tag(constraint: Constraint) -> str | None:
     """
     if not constraint.binds:
         return None
-    if constraint.must_call and not constraint.tools:
+    if constraint.must_call and not (constraint.tools or constraint.built_in):
         raise ValueError("a call is required, but there is no tool")
     ends = [_call(tool) for tool in constraint.tools]
+    ends += [_built_in_call(recipient) for recipient in constraint.built_in]
     if not constraint.must_call:
         body = _free() if constraint.schema is None else _json(constraint.schema)
         ends.append(_sequence(_token(CHANNEL), _text("final"), _mark(), _token(MESSAGE), body))
@@ -104,6 +106,20 @@ def _call(tool: ToolForm) -> Format:
     )
     arguments = _free() if tool.schema is None else _json(tool.schema)
     return _sequence(header, _mark(), _token(MESSAGE), arguments)
+
+
+def _built_in_call(recipient: str) -> Format:
+    """A call of a built-in tool: code as it is, or arguments in JSON."""
+    to = f" to={recipient}"
+    header = _either(
+        [
+            _sequence(_text(to), _token(CHANNEL), _text("analysis")),
+            _sequence(_token(CHANNEL), _text("analysis" + to)),
+        ]
+    )
+    kind = {"type": "optional", "content": _text(" code")}
+    body = _free() if recipient == "python" else _json(ANY_OBJECT)
+    return _sequence(header, kind, _token(MESSAGE), body)
 
 
 def _mark() -> Format:

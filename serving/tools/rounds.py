@@ -155,7 +155,9 @@ class Rounds:
         return msgspec.structs.replace(
             job,
             prompt=prompt,
-            sampling=msgspec.structs.replace(job.sampling, max_tokens=max_tokens),
+            sampling=msgspec.structs.replace(
+                job.sampling, max_tokens=max_tokens, grammar=job.later_grammar
+            ),
             deadline_seconds=seconds,
             route=ROUND_ROUTE,
         )

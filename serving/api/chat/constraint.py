@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from serving.api.chat.schema import AllowedTools, ChatRequest, NamedTool
+from serving.api.chat.built_in import NO_BUILT_IN, BuiltInUse
+from serving.api.chat.schema import AllowedTools, ChatRequest, NamedTool, ToolChoice
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
 from serving.harmony.json_schema import Bounds, SchemaError, check
@@ -28,13 +29,16 @@ class Binding(NamedTuple):
     param: str
 
 
-def bind(request: ChatRequest, limits: Limits, *, constrains: bool) -> Binding | None:
+def bind(
+    request: ChatRequest, limits: Limits, *, constrains: bool, use: BuiltInUse = NO_BUILT_IN
+) -> Binding | None:
     """Returns what the answer is bound to, None when it is free. Raises ServingError.
 
-    `constrains`: whether the service can hold an answer to a grammar.
+    `constrains`: whether the service can hold an answer to a grammar. `use`: the built-in tools
+    that it may call on the way.
     """
     require_tools_for_choice(request)
-    asking = list(_asking(request))
+    asking = list(_asking(request, use))
     if asking and not constrains:
         raise ServingError(
             ErrorKind.UNSUPPORTED,
@@ -52,9 +56,10 @@ def bind(request: ChatRequest, limits: Limits, *, constrains: bool) -> Binding |
         )
     bounds = Bounds(bytes_max=limits.schema_bytes, depth_max=limits.schema_depth)
     constraint = Constraint(
-        tools=tuple(_tools(request, bounds)),
-        must_call=must_call(request),
-        limits_tools=isinstance(request.tool_choice, AllowedTools),
+        tools=() if use.alone else tuple(_tools(request, bounds)),
+        built_in=tuple(sorted(use.callable)),
+        must_call=must_call(request) or use.must_call,
+        limits_tools=isinstance(request.tool_choice, AllowedTools) or use.limits,
         schema=_answer_schema(request, bounds),
     )
     grammar = structural_tag(constraint)
@@ -77,6 +82,13 @@ def must_call(request: ChatRequest) -> bool:
     return choice == "required" or isinstance(choice, NamedTool)
 
 
+def freed_choice(choice: ToolChoice | None) -> ToolChoice | None:
+    """Returns the choice that is left when the call which it asks for has been made."""
+    if isinstance(choice, AllowedTools):
+        return choice.model_copy(update={"mode": "auto"})
+    return "auto" if choice == "required" else choice
+
+
 def response_formats(request: ChatRequest) -> dict[str, dict[str, Any]]:
     """Returns the section of the developer message that tells the model the answer's schema."""
     form = request.response_format
@@ -85,14 +97,14 @@ def response_formats(request: ChatRequest) -> dict[str, dict[str, Any]]:
     return {form.json_schema.name: form.json_schema.definition}
 
 
-def _asking(request: ChatRequest) -> Iterable[str]:
+def _asking(request: ChatRequest, use: BuiltInUse) -> Iterable[str]:
     """Yields the fields that ask for constrained decoding."""
     form = request.response_format
     if form is not None and form.type != "text":
         yield _FORMAT
     if request.tool_choice == "none":
         return
-    if request.tool_choice not in (None, "auto"):
+    if request.tool_choice not in (None, "auto") or use.limits:
         yield "tool_choice"
     for index, tool in enumerate(request.tools or ()):
         if tool.definition.strict:

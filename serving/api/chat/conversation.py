@@ -18,6 +18,7 @@ from serving.api.chat.schema import ChatRequest, Effort, Tool
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.conversation import (
     Assistant,
+    BuiltInTool,
     Conversation,
     Developer,
     FunctionTool,
@@ -42,7 +43,12 @@ _EFFORTS: dict[Effort, ReasoningEffort] = {
 }
 
 
-def make_conversation(request: ChatRequest, settings: Settings, date: str | None) -> Conversation:
+def make_conversation(
+    request: ChatRequest,
+    settings: Settings,
+    date: str | None,
+    built_in: tuple[BuiltInTool, ...] = (),
+) -> Conversation:
     """Returns the conversation of a request, dated `date`. Raises ServingError."""
     effort = request.reasoning_effort
     return Conversation(
@@ -51,6 +57,7 @@ def make_conversation(request: ChatRequest, settings: Settings, date: str | None
             knowledge_cutoff=settings.knowledge_cutoff,
             current_date=date,
             reasoning_effort=_EFFORTS[effort] if effort else settings.reasoning_effort,
+            built_in=built_in,
         ),
         turns=tuple(_turns(request.messages)),
         tools=offered_tools(request, settings.limits),

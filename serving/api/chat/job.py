@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from serving.api.chat.constraint import bind
+from serving.api.chat.built_in import NO_BUILT_IN, BuiltInUse
+from serving.api.chat.constraint import bind, freed_choice
 from serving.api.chat.conversation import make_conversation
 from serving.api.chat.schema import ChatRequest
 from serving.api.sampling import (
@@ -27,18 +28,20 @@ def make_job(
     *,
     job_id: str,
     deadline_seconds: float | None,
+    use: BuiltInUse = NO_BUILT_IN,
 ) -> Job:
     """Returns the job of a request. Raises ServingError for what this engine cannot do.
 
-    Encodes the whole conversation: milliseconds for a long one, so not always on the event loop.
+    `use` says which built-in tools the model may call besides the request's functions. Encodes the
+    whole conversation: milliseconds for a long one, so not always on the event loop.
     """
     ready = backend.ready()
     require_model(request.model, settings)
     _check_combinations(request)
     _check_capabilities(request, ready)
     constrains = "grammar" in ready.capabilities and backend.pipeline.constrains
-    binding = bind(request, settings.limits, constrains=constrains)
-    conversation = make_conversation(request, settings, backend.system_date)
+    binding = bind(request, settings.limits, constrains=constrains, use=use)
+    conversation = make_conversation(request, settings, backend.system_date, use.tools)
     prompt = render(conversation, backend.vocabulary)
     asked = request.max_new_tokens
     max_tokens = answer_tokens(asked, len(prompt), ready.max_seq_len, param="messages")
@@ -50,11 +53,24 @@ def make_job(
             request, max_tokens, logprobs, grammar=None if binding is None else binding.grammar
         ),
         grammar_param=None if binding is None else binding.param,
+        later_grammar=_later_grammar(request, settings, use, constrains=constrains),
         choices=request.n or 1,
         stop=request.stops,
         tools=frozenset(tool.name for tool in conversation.tools),
+        built_in=use.callable,
         deadline_seconds=deadline_seconds,
     )
+
+
+def _later_grammar(
+    request: ChatRequest, settings: Settings, use: BuiltInUse, *, constrains: bool
+) -> str | None:
+    """Returns what holds the answer after a built-in call, which was all that had to be made."""
+    if not use.callable:
+        return None
+    freed = request.model_copy(update={"tool_choice": freed_choice(request.tool_choice)})
+    binding = bind(freed, settings.limits, constrains=constrains, use=use.freed())
+    return None if binding is None else binding.grammar
 
 
 def _check_combinations(request: ChatRequest) -> None:

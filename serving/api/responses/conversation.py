@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from serving.api.responses.items import (
+    CodeInterpreterCallItem,
     CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
     InputItem,
     MessageItem,
     ReasoningItem,
+    WebSearchCallItem,
     text_of,
 )
 from serving.errors import ErrorKind, ServingError
@@ -32,8 +34,8 @@ def make_messages(
     """Returns the messages of a chat request: instructions, `earlier` items, then the request's.
 
     Items of the model that follow one another are one turn: reasoning and text before a call are
-    the call's reasoning and preamble. References must have been put in place of. Raises
-    ServingError for a function's output without its call.
+    the call's reasoning and preamble; calls of built-in tools are left out. References must have
+    been put in place of. Raises ServingError for a function's output without its call.
     """
     messages: list[Message] = []
     if instructions:
@@ -41,6 +43,9 @@ def make_messages(
     called: set[str] = set()
     run: list[ReasoningItem | MessageItem | FunctionCallItem] = []
     for index, item in enumerate([*earlier, *_items(own)], -len(earlier)):
+        if isinstance(item, CodeInterpreterCallItem | WebSearchCallItem):
+            # Part of the reasoning, whose text says what came of it.
+            continue
         if isinstance(item, FunctionCallItem):
             called.add(item.call_id)
             run.append(item)

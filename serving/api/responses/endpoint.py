@@ -1,15 +1,14 @@
-"""`POST /v1/responses`, and the same on a connection that has many requests."""
+"""`POST /v1/responses`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
-from serving.api.body import check, decode
-from serving.api.generation import Pending, Prepared, Surroundings
+from serving.api.body import decode
+from serving.api.generation import Generation, Pending, Prepared, Surroundings
 from serving.api.responses.answer import ResponseAnswer
 from serving.api.responses.background import Background, Begun, Making, no_events, stopped
-from serving.api.responses.job import make_response_job
+from serving.api.responses.job import ROUTE, make_response_job
 from serving.api.responses.kept import (
     TENANT,
     Context,
@@ -23,85 +22,59 @@ from serving.api.responses.kept import (
 )
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import ItemOptions, Output
-from serving.api.responses.recent import Recent
 from serving.api.responses.schema import (
+    CODE_OUTPUTS,
     ENCRYPTED_REASONING,
     ResponsesRequest,
 )
 from serving.api.responses.stream import ResponseStream
 from serving.api.responses.tape import Playback
+from serving.api.responses.tool_choice import built_in_use, has_hosted_tools
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
-from serving.events import Finished, Usage
+from serving.job import Job
 from serving.pipeline import Events
+from serving.settings import Settings
 from serving.store.conversations import Hold
 from serving.store.stores import Stores
+from serving.tools.rounds import Allowance, Rounds
 
 
-class Responses:
-    """Makes the responses of a service, and keeps in `stores` those that ask for it."""
+def responses(around: Surroundings, stores: Stores, background: Background) -> Generation:
+    """Returns the endpoint that makes responses, and keeps in `stores` those that ask for it."""
+    settings = around.settings
 
-    def __init__(self, around: Surroundings, stores: Stores, background: Background) -> None:
-        self._around = around
-        self._stores = stores
-        self._background = background
-
-    def prepare(self, body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
-        """Returns the answer to a body of HTTP. Raises ServingError."""
-        request = decode(body, ResponsesRequest, self._around.settings.limits)
-        return self._prepare(request, Asking(job_id, seconds))
-
-    def prepare_turn(
-        self, fields: Json, job_id: str, seconds: float | None, recent: Recent
-    ) -> Prepared | Pending:
-        """Returns the answer to a request on a connection. Raises ServingError.
-
-        With `generate` false there is nothing to generate: the request is checked, and can be
-        continued.
-        """
-        generate = fields.pop("generate", None)
-        if generate not in (None, True, False):
-            raise ServingError(
-                ErrorKind.INVALID_VALUE, "'generate' must be true or false.", param="generate"
-            )
-        request = check(fields, ResponsesRequest, self._around.settings.limits)
-        return self._prepare(request, Asking(job_id, seconds, recent, generate is not False))
-
-    def _prepare(self, request: ResponsesRequest, asking: Asking) -> Prepared | Pending:
-        require_store(request, self._around.settings, asking.recent)
-        if not (needs_store(request) or request.background):
-            context = plain_context(request)
-            return Answer(request, context, self._around, self._stores, asking).prepared()
-        return Pending(lambda: self._finish(request, asking))
-
-    async def _finish(self, request: ResponsesRequest, asking: Asking) -> Prepared:
-        around, stores, background = self._around, self._stores, self._background
-        hold = None
-        if request.conversation is not None:
-            hold = stores.conversations.hold(TENANT, request.conversation)
-        try:
-            context = await read_context(
-                request, stores, background, around.settings, asking.recent
-            )
-            # A conversation may be long, whatever the request is.
-            answer = await asyncio.to_thread(Answer, request, context, around, stores, asking, hold)
-            if request.background:
-                return await answer.prepared_in(background)
+    def prepare(body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
+        request = decode(body, ResponsesRequest, settings.limits)
+        require_store(request, settings)
+        if not (needs_store(request) or request.background or has_hosted_tools(request)):
+            answer = Answer(request, plain_context(request), around, stores, job_id, seconds)
             return answer.prepared()
-        except BaseException:
-            if hold is not None:
-                hold.release()
-            raise
 
+        async def finish() -> Prepared:
+            hold, answer = None, None
+            if request.conversation is not None:
+                hold = stores.conversations.hold(TENANT, request.conversation)
+            try:
+                context = await read_context(request, stores, background, settings)
+                # A conversation may be long, whatever the request is.
+                answer = await asyncio.to_thread(
+                    Answer, request, context, around, stores, job_id, seconds, hold
+                )
+                await answer.connect()
+                if request.background:
+                    return await answer.prepared_in(background)
+                return answer.prepared()
+            except BaseException:
+                if hold is not None:
+                    hold.release()
+                if answer is not None:
+                    answer.disconnect()
+                raise
 
-class Asking(NamedTuple):
-    """How a request came: its id, the time that its client gives it, and over which connection."""
+        return Pending(finish)
 
-    job_id: str
-    seconds: float | None
-    recent: Recent | None = None
-    """The responses of the connection, where it has many requests."""
-    generate: bool = True
+    return Generation(ROUTE, around, prepare)
 
 
 class Answer:
@@ -113,7 +86,8 @@ class Answer:
         context: Context,
         around: Surroundings,
         stores: Stores,
-        asking: Asking,
+        job_id: str,
+        deadline_seconds: float | None,
         hold: Hold | None = None,
     ) -> None:
         """`hold` is that on the request's conversation, released when the answer has ended.
@@ -121,15 +95,20 @@ class Answer:
         Raises ServingError for what the engine cannot do.
         """
         self._backend, settings = around.backend(), around.settings
+        use = built_in_use(request, around.toolbox)
         self._job = make_response_job(
             request,
             context,
             self._backend,
             settings,
-            job_id=asking.job_id,
-            deadline_seconds=asking.seconds,
+            job_id=job_id,
+            deadline_seconds=deadline_seconds,
+            use=use,
         )
-        self._output = Output(_options(request, self._backend), around.make_id)
+        self._executors = around.toolbox.executors(use.called) if self._job.built_in else None
+        self._allowance = _allowance(request, self._job, self._backend, settings)
+        self._clock = around.clock
+        self._output = Output(_options(request, self._backend, around.make_id()), around.make_id)
         self._response = ResponseObject(
             request,
             settings,
@@ -140,11 +119,8 @@ class Answer:
         self._kept = self._response.stored
         self._conversation = request.conversation
         self._hold = hold
-        self._recent, self._history = asking.recent, context.history
-        self._generate = asking.generate
         self._items: list[Json] = []
-        self._saved = self._kept or self._conversation is not None or self._recent is not None
-        if self._saved:
+        if self._kept or self._conversation is not None:
             self._items = given_items(request.input, context.referenced, around.make_id)
         self._stream = (
             ResponseStream(self._response, self._output, around.now) if request.stream else None
@@ -153,18 +129,28 @@ class Answer:
         self._stores = stores
         self._now = around.now
 
+    async def connect(self) -> None:
+        """Connects to the executors that the answer may need. Raises ServingError."""
+        if self._executors is not None:
+            await self._executors.open()
+
+    def disconnect(self) -> None:
+        """Lets the executors of an answer that is not made go."""
+        if self._executors is not None:
+            self._executors.close()
+
     def prepared(self) -> Prepared:
         """Returns the answer to a client that waits for it."""
         response, output = self._response, self._output
 
         def run(accepted: float) -> Events:
             events = self._events(accepted)
-            if not self._saved:
+            if not (self._kept or self._conversation):
                 return events
             return keeping(events, output, response, self._save, self._now, self._release)
 
         presenter = self._stream or ResponseAnswer(response, output, self._now)
-        return Prepared(run, presenter, self._unknown_fields, recorded=self._generate)
+        return Prepared(run, presenter, self._unknown_fields)
 
     async def prepared_in(self, background: Background) -> Prepared:
         """Returns the beginning of an answer that is made in the background, or its stream.
@@ -189,18 +175,21 @@ class Answer:
     def _events(self, accepted: float) -> Events:
         """Returns the events of the answer, which was accepted at that time of the clock."""
         pipeline = self._backend.pipeline
-        if not self._generate:
-            return nothing_generated()
-        return pipeline.run(self._job, accepted=accepted)
+        if self._executors is None:
+            return pipeline.run(self._job, accepted=accepted)
+        rounds = Rounds(
+            self._job,
+            self._executors,
+            self._allowance,
+            self._backend.vocabulary,
+            lambda job, started: pipeline.run(job, accepted=started),
+            self._clock,
+        )
+        return rounds.events(accepted)
 
     async def _save(self, body: Body, events: bytes | None = None) -> bool:
         """Returns whether the response can be had again. One that is an answer is a turn."""
         ended = body["status"] in ("completed", "incomplete")
-        if ended and self._recent is not None:
-            items = [*self._items, *body["output"]]
-            self._recent.remember(body["id"], self._history, items)
-        if not self._kept and self._conversation is None:
-            return False
         return await self._stores.responses.save(
             TENANT,
             body,
@@ -215,15 +204,24 @@ class Answer:
             self._hold.release()
 
 
-async def nothing_generated() -> Events:
-    """Yields the end of an answer without words, which cost nothing."""
-    yield [(0, Finished(reason="stop", usage=Usage(0, 0, 0, 0)))]
+def _allowance(
+    request: ResponsesRequest, job: Job, backend: Backend, settings: Settings
+) -> Allowance:
+    """Returns what a response may use, all of its rounds together."""
+    most_calls, most_seconds = settings.tools.max_calls, settings.deadlines.total_seconds
+    return Allowance(
+        calls=min(request.max_tool_calls or most_calls, most_calls),
+        context_tokens=backend.ready().max_seq_len,
+        seconds=min(job.deadline_seconds or most_seconds, most_seconds),
+    )
 
 
-def _options(request: ResponsesRequest, backend: Backend) -> ItemOptions:
+def _options(request: ResponsesRequest, backend: Backend, name: str) -> ItemOptions:
     reasoning = request.reasoning
     return ItemOptions(
         vocabulary=backend.vocabulary,
         summary=bool(reasoning and (reasoning.summary or reasoning.generate_summary)),
         encrypted=request.includes(ENCRYPTED_REASONING),
+        outputs=request.includes(CODE_OUTPUTS),
+        container_id=f"cntr_{name}",
     )

@@ -151,10 +151,28 @@ class ItemReference(Loose):
     id: CallId
 
 
+class CodeInterpreterCallItem(Loose):
+    """A call of the built-in python, as an earlier response gave it out."""
+
+    type: Literal["code_interpreter_call"]
+    code: str | None = None
+    container_id: str = ""
+    outputs: list[dict[str, Any]] | None = None
+    status: str = "completed"
+
+
+class WebSearchCallItem(Loose):
+    """A call of the built-in browser, as an earlier response gave it out."""
+
+    type: Literal["web_search_call"]
+    action: dict[str, Any] = Field(default_factory=lambda: {"type": "search", "query": ""})
+    status: str = "completed"
+
+
 _KINDS = frozenset(
     {
         *("message", "function_call", "function_call_output", "reasoning", "compaction"),
-        "item_reference",
+        *("code_interpreter_call", "web_search_call", "item_reference"),
     }
 )
 
@@ -174,13 +192,15 @@ InputItem = Annotated[
     | Annotated[FunctionCallOutputItem, Tag("@function_call_output")]
     | Annotated[ReasoningItem, Tag("@reasoning")]
     | Annotated[CompactionItem, Tag("@compaction")]
+    | Annotated[CodeInterpreterCallItem, Tag("@code_interpreter_call")]
+    | Annotated[WebSearchCallItem, Tag("@web_search_call")]
     | Annotated[ItemReference, Tag("@item_reference")],
     Discriminator(
         _item_tag,
         custom_error_type=UNSUPPORTED,
         custom_error_message=(
             "must be an item of type message, function_call, function_call_output, reasoning, "
-            "compaction or item_reference"
+            "compaction, code_interpreter_call, web_search_call or item_reference"
         ),
     ),
 ]

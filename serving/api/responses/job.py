@@ -7,13 +7,14 @@ there is told in the words of this protocol.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from pydantic import ValidationError
 
 from serving.api.body import describe
+from serving.api.chat.built_in import NO_BUILT_IN, BuiltInUse
 from serving.api.chat.conversation import make_conversation
 from serving.api.chat.job import make_job
 from serving.api.chat.schema import ChatRequest
@@ -26,6 +27,7 @@ from serving.api.responses.schema import (
     TextFormat,
     TokensRequest,
 )
+from serving.api.responses.tool_choice import chat_tool_choice, functions_of
 from serving.api.sampling import require_model
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
@@ -34,6 +36,8 @@ from serving.job import Job
 from serving.settings import Settings
 
 ROUTE = "responses"
+
+_TOOL = re.compile(r"^tools\[(\d+)\]")
 
 # What chat requests call it -> what it is called here; the longer name first.
 _WORDS = (
@@ -62,6 +66,7 @@ def make_response_job(
     *,
     job_id: str,
     deadline_seconds: float | None,
+    use: BuiltInUse = NO_BUILT_IN,
 ) -> Job:
     """Returns the job of a request in its context. Raises ServingError.
 
@@ -70,30 +75,36 @@ def make_response_job(
 
     def job_of(messages: list[Message]) -> Job:
         fields = {"model": request.model, **_sampling_fields(request)}
-        chat = _chat_request(request, messages, settings, fields)
-        return make_job(chat, backend, settings, job_id=job_id, deadline_seconds=deadline_seconds)
+        chat = _chat_request(request, messages, settings, use, fields)
+        return make_job(
+            chat, backend, settings, job_id=job_id, deadline_seconds=deadline_seconds, use=use
+        )
 
     try:
         messages = make_messages(context.earlier, context.own, request.instructions)
         job = fitting(messages, job_of) if request.truncation == "auto" else job_of(messages)
     except ServingError as error:
-        raise in_own_words(error) from None
-    field = job.grammar_param and _own_name(job.grammar_param)
+        raise in_own_words(error, [*functions_of(request)]) from None
+    field = job.grammar_param and _own_name(job.grammar_param, [*functions_of(request)])
     return msgspec.structs.replace(job, route=ROUTE, grammar_param=field)
 
 
 def count_tokens(
-    request: TokensRequest, context: Context, backend: Backend, settings: Settings
+    request: TokensRequest,
+    context: Context,
+    backend: Backend,
+    settings: Settings,
+    use: BuiltInUse = NO_BUILT_IN,
 ) -> int:
     """Returns how many tokens the prompt of a request has. Raises ServingError."""
     try:
         messages = make_messages(context.earlier, context.own, request.instructions)
         model = settings.model if request.model is None else request.model
-        chat = _chat_request(request, messages, settings, {"model": model})
+        chat = _chat_request(request, messages, settings, use, {"model": model})
         require_model(chat.model, settings)
-        conversation = make_conversation(chat, settings, backend.system_date)
+        conversation = make_conversation(chat, settings, backend.system_date, use.tools)
     except ServingError as error:
-        raise in_own_words(error) from None
+        raise in_own_words(error, [*functions_of(request)]) from None
     return len(render(conversation, backend.vocabulary))
 
 
@@ -132,38 +143,48 @@ def fitting(messages: list[Message], job_of: Callable[[list[Message]], Job]) -> 
 _INSTRUCTING = ("system", "developer")
 
 
-def in_own_words(error: ServingError) -> ServingError:
-    """Returns an error about a chat request as one about a Responses request."""
+def in_own_words(error: ServingError, places: Sequence[int] = ()) -> ServingError:
+    """Returns an error about a chat request as one about a Responses request.
+
+    `places` are those of its functions among the request's tools.
+    """
     if error.param is None:
         return error
-    param = _own_name(error.param)
+    param = _own_name(error.param, places)
     message = error.message.replace(f"'{error.param}'", f"'{param}'")
     return ServingError(
         error.kind, message, param=param, retry_after_seconds=error.retry_after_seconds
     )
 
 
-def _own_name(param: str) -> str:
+def _own_name(param: str, places: Sequence[int]) -> str:
     """Returns the place here of a place in a chat request."""
+    found = _TOOL.match(param)
+    if found and int(found.group(1)) < len(places):
+        param = f"tools[{places[int(found.group(1))]}]{param[found.end() :]}"
     for pattern, word in _WORDS:
-        name, found = pattern.subn(word, param)
-        if found:
+        name, count = pattern.subn(word, param)
+        if count:
             return name
     return param
 
 
 def _chat_request(
-    request: PromptFields, messages: list[Message], settings: Settings, fields: dict[str, Any]
+    request: PromptFields,
+    messages: list[Message],
+    settings: Settings,
+    use: BuiltInUse,
+    fields: dict[str, Any],
 ) -> ChatRequest:
     tools = [
         {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_unset=True)}
-        for tool in request.tools or ()
+        for tool in functions_of(request).values()
     ]
     reasoning, text = request.reasoning, request.text
     values = {
         "messages": messages,
         "tools": tools or None,
-        "tool_choice": _tool_choice(request.tool_choice) if tools else _needing(request),
+        "tool_choice": chat_tool_choice(request, use),
         "parallel_tool_calls": request.parallel_tool_calls,
         "reasoning_effort": reasoning and reasoning.effort,
         "response_format": _response_format(text.format) if text and text.format else None,
@@ -184,27 +205,6 @@ def _sampling_fields(request: ResponsesRequest) -> dict[str, Any]:
         "logprobs": logprobs or None,
         "top_logprobs": request.top_logprobs,
     }
-
-
-def _needing(request: PromptFields) -> Any:
-    """Returns a choice that cannot be without tools; 'auto' and 'none' can here."""
-    choice = _tool_choice(request.tool_choice)
-    return None if choice in (None, "auto", "none") else choice
-
-
-def _tool_choice(choice: Any) -> Any:
-    """Returns the choice in the words of a chat request."""
-    if not isinstance(choice, dict):
-        return choice
-    if choice["type"] == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    tools = choice.get("tools")
-    named = [_tool_choice(tool) for tool in tools if _names_function(tool)] if tools else None
-    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": named}}
-
-
-def _names_function(tool: Any) -> bool:
-    return isinstance(tool, dict) and tool.get("type") == "function"
 
 
 def _response_format(form: TextFormat) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from serving.api.responses.background import Background, Save, public_error
 from serving.api.responses.items import (
+    CodeInterpreterCallItem,
     CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -18,11 +19,11 @@ from serving.api.responses.items import (
     MessageItem,
     ReasoningItem,
     RefusalPart,
+    WebSearchCallItem,
     text_of,
 )
 from serving.api.responses.object import ResponseObject
 from serving.api.responses.output import Output
-from serving.api.responses.recent import Recent
 from serving.api.responses.schema import History
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
@@ -46,20 +47,13 @@ class Context:
     """Without references."""
     referenced: dict[str, Json]
     """Stored items by their ids."""
-    history: list[Json]
-    """`earlier`, as it is stored."""
 
 
-def require_store(request: History, settings: Settings, recent: Recent | None = None) -> None:
-    """Raises ServingError that names the field of `request` which needs a store, without one.
-
-    A connection with `recent` responses needs none to continue them.
-    """
+def require_store(request: History, settings: Settings) -> None:
+    """Raises ServingError that names the field of `request` which needs a store, without one."""
     if settings.store.enabled:
         return
     for field in ("background", "conversation", "previous_response_id"):
-        if field == "previous_response_id" and recent is not None:
-            continue
         if getattr(request, field, None):
             raise ServingError(
                 ErrorKind.UNSUPPORTED,
@@ -76,26 +70,16 @@ def needs_store(request: History) -> bool:
 
 def plain_context(request: History) -> Context:
     """Returns the context of a request that refers to nothing."""
-    return Context((), request.input, {}, [])
+    return Context((), request.input, {})
 
 
 async def read_context(
-    request: History,
-    stores: Stores,
-    background: Background,
-    settings: Settings,
-    recent: Recent | None = None,
+    request: History, stores: Stores, background: Background, settings: Settings
 ) -> Context:
-    """Returns what a request refers to. Raises ServingError for what is not there.
-
-    A response is looked for among the `recent` ones of the connection, and then in the store.
-    """
+    """Returns what a request refers to. Raises ServingError for what is not there."""
     earlier: list[Json] = []
     if request.previous_response_id is not None:
-        found = None if recent is None else recent.chain(request.previous_response_id)
-        if found is None:
-            found = await _chain(request.previous_response_id, stores, background, settings)
-        earlier = found
+        earlier = await _chain(request.previous_response_id, stores, background, settings)
     elif request.conversation is not None:
         found = await stores.conversations.items(
             TENANT, request.conversation, settings.limits.body_bytes
@@ -111,7 +95,7 @@ async def read_context(
         named = references(own).values()
         items = iter(_ITEMS.validate_python([referenced[name] for name in named]))
         own = [next(items) if isinstance(item, ItemReference) else item for item in own]
-    return Context(_ITEMS.validate_python(earlier), own, referenced, earlier)
+    return Context(_ITEMS.validate_python(earlier), own, referenced)
 
 
 async def _chain(
@@ -124,9 +108,7 @@ async def _chain(
             "That response has not come to its end.",
             param="previous_response_id",
         )
-    found = None
-    if settings.store.enabled:
-        found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
+    found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
     if found is None:
         raise ServingError(
             ErrorKind.PREVIOUS_RESPONSE,
@@ -213,6 +195,10 @@ def _given(item: InputItem, make_id: Callable[[], str]) -> Json:
         }
     if isinstance(item, FunctionCallItem):
         return {**item.model_dump(), "id": f"fc_{make_id()}", "status": "completed"}
+    if isinstance(item, CodeInterpreterCallItem):
+        return {**item.model_dump(), "id": f"ci_{make_id()}"}
+    if isinstance(item, WebSearchCallItem):
+        return {**item.model_dump(), "id": f"ws_{make_id()}"}
     if isinstance(item, FunctionCallOutputItem):
         return {
             "id": f"fco_{make_id()}",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from serving.api.responses.output import Output
 from serving.api.responses.schema import ResponsesRequest
+from serving.api.responses.tools import FunctionTool, HostedTool
 from serving.errors import ErrorKind, ServingError
 from serving.events import Usage
 from serving.settings import Settings
@@ -143,7 +144,7 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
             "verbosity": "medium",
         },
         "tool_choice": request.tool_choice or "auto",
-        "tools": [_tool(tool.model_dump()) for tool in request.tools or ()],
+        "tools": [_tool(tool) for tool in request.tools or ()],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
@@ -157,6 +158,9 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
     return echoed
 
 
-def _tool(tool: Body) -> Body:
+def _tool(tool: FunctionTool | HostedTool) -> Body:
     """Returns a tool as it is used: arguments are bound to the schema only where that was asked."""
-    return {**tool, "strict": bool(tool["strict"])}
+    if isinstance(tool, FunctionTool):
+        return {**tool.model_dump(), "strict": bool(tool.strict)}
+    used = tool.model_dump(exclude_none=True)
+    return {"container": {"type": "auto"}, **used} if tool.type == "code_interpreter" else used

@@ -7,24 +7,34 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.api.chat.facts import logprob_entries
+from serving.api.responses.hosted import HOSTED_KINDS, HostedKind, call_body
 from serving.api.responses.items import seal
 from serving.events import (
+    BuiltInCallEnded,
+    BuiltInCallRunning,
+    BuiltInCallStart,
     ChoiceEvent,
     Content,
     Event,
     Finished,
     Reasoning,
     TokenLogprob,
-    ToolCallArguments,
     ToolCallStart,
 )
 from serving.harmony.parse import SEPARATOR
 from serving.harmony.vocabulary import Vocabulary
 
-Kind = Literal["reasoning", "message", "function_call"]
-Status = Literal["in_progress", "completed", "incomplete"]
+Kind = Literal["reasoning", "message", "function_call"] | HostedKind
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
-_PREFIXES: dict[Kind, str] = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
+_PREFIXES: dict[Kind, str] = {
+    "reasoning": "rs",
+    "message": "msg",
+    "function_call": "fc",
+    "code_interpreter_call": "ci",
+    "web_search_call": "ws",
+}
+_ENDS: dict[str, Status] = {"completed": "completed", "failed": "failed", "refused": "incomplete"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,10 @@ class ItemOptions:
     """The reasoning is given as its summary too."""
     encrypted: bool
     """Reasoning is given as `encrypted_content` too."""
+    outputs: bool = False
+    """Calls of the code interpreter are given with their outputs."""
+    container_id: str = ""
+    """Names where the code of this response runs."""
 
 
 @dataclass(slots=True)
@@ -49,6 +63,8 @@ class Item:
     call_id: str = ""
     name: str = ""
     status: Status = "in_progress"
+    output: str | None = None
+    """What the executor of a hosted tool said, where it is shown."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -56,6 +72,11 @@ class Item:
     def text(self) -> str:
         """The text so far: reasoning, what is said, or a call's arguments."""
         return "".join(self.pieces)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether it is a call of a hosted tool."""
+        return self.kind in HOSTED_KINDS
 
     @property
     def summarised(self) -> bool:
@@ -70,8 +91,10 @@ class Item:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": entries}
 
     def begun(self) -> dict[str, object]:
-        """Returns OpenAI's item as it was when it began: without text."""
-        return self._body("in_progress", "", [])
+        """Returns OpenAI's item as it was when it began: without text, but with what a search
+        is for."""
+        known = self.text if self.kind == "web_search_call" else ""
+        return self._body("in_progress", known, [])
 
     def body(self) -> dict[str, object]:
         """Returns OpenAI's item as it is now."""
@@ -86,6 +109,10 @@ class Item:
             return {**body, "call_id": self.call_id, "name": self.name, "arguments": text}
         if self.kind == "message":
             return {**body, "role": "assistant", "content": content}
+        if self.kind == "code_interpreter_call" or self.kind == "web_search_call":
+            options = self.options
+            call = call_body(self.kind, self.name, text, self.output, options.container_id)
+            return {**body, **call}
         shown = self.summarised and content
         body["summary"] = [{"type": "summary_text", "text": text}] if shown else []
         body["content"] = content
@@ -111,13 +138,20 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """A call of a hosted tool is whole, and its executor has it."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """An item is complete, or as complete as it will be."""
 
     item: Item
 
 
-Change = Opened | Grown | Closed
+Change = Opened | Grown | Running | Closed
 
 
 class Output:
@@ -130,6 +164,9 @@ class Output:
         self._make_id = make_id
         self._open: Item | None = None
         self._said: set[Kind] = set()
+        # A call of the browser, whose item begins when what it does is known.
+        self._browsing: BuiltInCallStart | None = None
+        self._browsing_text: list[str] = []
 
     def add(self, events: list[ChoiceEvent]) -> list[Change]:
         """Takes the next events and returns what they change."""
@@ -153,9 +190,8 @@ class Output:
             self.finished = event
             self._close("incomplete" if event.reason == "length" else "completed", changes)
         elif isinstance(event, ToolCallStart):
-            item = self._begin("function_call", changes)
+            item = self._begin("function_call", changes, event.name)
             item.call_id = f"call_{self._make_id()}"
-            item.name = event.name
         elif isinstance(event, Reasoning | Content):
             kind: Kind = "reasoning" if isinstance(event, Reasoning) else "message"
             logprobs = event.logprobs if isinstance(event, Content) else None
@@ -167,12 +203,45 @@ class Output:
                 self._said.add(kind)
                 growing = self._begin(kind, changes)
             self._grow(growing, text, logprobs, changes)
-        elif isinstance(event, ToolCallArguments) and self._open is not None:
+        elif isinstance(event, BuiltInCallStart):
+            self._call(event, changes)
+        elif isinstance(event, BuiltInCallRunning):
+            self._run(changes)
+        elif isinstance(event, BuiltInCallEnded):
+            self._end_call(event, changes)
+        elif self._browsing is not None:
+            self._browsing_text.append(event.text)
+        elif self._open is not None:
             self._grow(self._open, event.text, None, changes)
 
-    def _begin(self, kind: Kind, changes: list[Change]) -> Item:
+    def _call(self, start: BuiltInCallStart, changes: list[Change]) -> None:
+        if start.name == "python":
+            self._begin("code_interpreter_call", changes, start.name)
+        else:
+            self._close("completed", changes)
+            self._browsing = start
+
+    def _run(self, changes: list[Change]) -> None:
+        if self._browsing is not None:
+            name, text = self._browsing.name, "".join(self._browsing_text)
+            self._begin("web_search_call", changes, name, text)
+        if self._open is not None:
+            changes.append(Running(self._open))
+
+    def _end_call(self, end: BuiltInCallEnded, changes: list[Change]) -> None:
+        if self._open is not None:
+            self._open.output = end.output if self._options.outputs else None
+            self._close(_ENDS[end.outcome], changes, ended=True)
+        self._browsing = None
+        self._browsing_text.clear()
+        # The parser of what comes now is a new one: it parts nothing from what was said before.
+        self._said.clear()
+
+    def _begin(self, kind: Kind, changes: list[Change], name: str = "", text: str = "") -> Item:
         self._close("completed", changes)
         item = Item(kind, f"{_PREFIXES[kind]}_{self._make_id()}", len(self.items), self._options)
+        item.name = name
+        item.pieces += [text] if text else []
         self.items.append(item)
         self._open = item
         changes.append(Opened(item))
@@ -189,8 +258,11 @@ class Output:
         item.logprobs += logprobs or ()
         changes.append(Grown(item, text, logprobs))
 
-    def _close(self, status: Status, changes: list[Change]) -> None:
+    def _close(self, status: Status, changes: list[Change], *, ended: bool = False) -> None:
+        """Closes what is open. A call of a hosted tool that has not `ended` was never made."""
+        self._browsing = None
+        self._browsing_text.clear()
         if self._open is not None:
-            self._open.status = status
+            self._open.status = "incomplete" if self._open.hosted and not ended else status
             changes.append(Closed(self._open))
             self._open = None

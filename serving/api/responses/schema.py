@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from serving.api.chat.schema import Effort
 from serving.api.fields import UNSUPPORTED, Loose, Name, refuse
 from serving.api.responses.items import InputItem
+from serving.api.responses.tools import WEB_SEARCHES, Tool
 from serving.api.sampling_schema import (
     DENIED_FIELDS,
     Label,
@@ -35,13 +36,14 @@ from serving.api.sampling_schema import (
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
+CODE_OUTPUTS = "code_interpreter_call.outputs"
 
 INCLUDABLE = frozenset(
     {
         ENCRYPTED_REASONING,
         LOGPROBS,
+        CODE_OUTPUTS,
         # Parts of items that this service never gives out: asking for them changes nothing.
-        "code_interpreter_call.outputs",
         "computer_call_output.output.image_url",
         "file_search_call.results",
         "message.input_image.image_url",
@@ -51,9 +53,7 @@ INCLUDABLE = frozenset(
 )
 
 _TOOL_CHOICES = ("none", "auto", "required")
-_ONLY_FUNCTIONS = (
-    "only tools of type 'function' are supported; this service runs no tools of its own"
-)
+_TOOL_CHOICE_TYPES = ("function", "allowed_tools", "code_interpreter", "mcp", *WEB_SEARCHES)
 
 
 def _few_pairs(value: dict[str, str]) -> dict[str, str]:
@@ -128,23 +128,6 @@ class Text(Loose):
         return value
 
 
-class FunctionTool(Loose):
-    """A function that the model may call: the only kind of tool."""
-
-    type: Literal["function"]
-    name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_function(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("type") != "function":
-            raise PydanticCustomError(UNSUPPORTED, _ONLY_FUNCTIONS, {"field": "type"})
-        return value
-
-
 class StreamOptions(Loose):
     """What a stream holds besides the answer."""
 
@@ -208,7 +191,7 @@ class History(Loose):
 class PromptFields(History):
     """What the model reads."""
 
-    tools: list[FunctionTool] | None = None
+    tools: list[Tool] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -219,11 +202,12 @@ class PromptFields(History):
     @classmethod
     def _known_tool_choice(cls, value: Any) -> Any:
         kind = value.get("type") if isinstance(value, dict) else value
-        known = ("function", "allowed_tools") if isinstance(value, dict) else _TOOL_CHOICES
+        known = _TOOL_CHOICE_TYPES if isinstance(value, dict) else _TOOL_CHOICES
         if value is not None and not (isinstance(kind, str) and kind in known):
             raise PydanticCustomError(
                 UNSUPPORTED,
-                "must be 'none', 'auto', 'required', or of type 'function' or 'allowed_tools'",
+                "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
+                "'code_interpreter', 'web_search' or 'mcp'",
             )
         return value
 

@@ -12,7 +12,7 @@ import msgspec
 
 from serving.api.chat.facts import logprob_entries
 from serving.api.responses.object import Body, ResponseObject
-from serving.api.responses.output import Change, Closed, Grown, Item, Opened, Output
+from serving.api.responses.output import Change, Closed, Grown, Item, Opened, Output, Running
 from serving.errors import ServingError
 from serving.events import ChoiceEvent
 
@@ -22,7 +22,9 @@ _DELTAS = {
     "reasoning": "response.reasoning_text.delta",
     "message": "response.output_text.delta",
     "function_call": "response.function_call_arguments.delta",
+    "code_interpreter_call": "response.code_interpreter_call_code.delta",
 }
+_RUNNING = {"code_interpreter_call": "interpreting", "web_search_call": "searching"}
 _SUMMARY_DELTA = "response.reasoning_summary_text.delta"
 
 
@@ -79,14 +81,19 @@ class ResponseStream:
     def _change(self, change: Change) -> bytes:
         if isinstance(change, Grown):
             return self._grown(change) if change.text else b""
+        if isinstance(change, Running):
+            return self._running(change.item)
         return self._opened(change) if isinstance(change, Opened) else self._closed(change)
 
     def _opened(self, change: Opened) -> bytes:
         item = change.item
         sent = self._event("response.output_item.added", output_index=item.index, item=item.begun())
-        self._heads = {_DELTAS[item.kind]: self._head(_DELTAS[item.kind], item)}
+        delta = _DELTAS.get(item.kind)
+        self._heads = {delta: self._head(delta, item)} if delta else {}
         if item.kind == "function_call":
             return sent
+        if item.hosted:
+            return sent + self._call_event(item, "in_progress")
         sent += self._event("response.content_part.added", **_place(item), part=item.part(""))
         if item.summarised:
             self._heads[_SUMMARY_DELTA] = self._head(_SUMMARY_DELTA, item)
@@ -115,11 +122,32 @@ class ResponseStream:
                 name=item.name,
                 arguments=text,
             )
+        elif item.hosted:
+            sent = self._call_ended(item)
         else:
             sent = self._text_done(item, text)
         return sent + self._event(
             "response.output_item.done", output_index=item.index, item=item.body()
         )
+
+    def _running(self, item: Item) -> bytes:
+        self._heads = {}
+        return self._code_done(item) + self._call_event(item, _RUNNING[item.kind])
+
+    def _call_ended(self, item: Item) -> bytes:
+        """Returns what precedes the end of a hosted call's item: a failure has no event here."""
+        sent = self._code_done(item) if self._heads else b""
+        return sent + (self._call_event(item, "completed") if item.status == "completed" else b"")
+
+    def _code_done(self, item: Item) -> bytes:
+        if item.kind != "code_interpreter_call":
+            return b""
+        name = "response.code_interpreter_call_code.done"
+        return self._event(name, item_id=item.id, output_index=item.index, code=item.text)
+
+    def _call_event(self, item: Item, phase: str) -> bytes:
+        name = f"response.{item.kind}.{phase}"
+        return self._event(name, item_id=item.id, output_index=item.index)
 
     def _text_done(self, item: Item, text: str) -> bytes:
         part = item.part(text)
@@ -144,7 +172,7 @@ class ResponseStream:
     def _head(self, name: str, item: Item) -> bytes:
         """Returns a delta's event up to the value of `delta`, its number apart."""
         place = _summary_place(item) if name == _SUMMARY_DELTA else _place(item)
-        if item.kind == "function_call":
+        if item.kind in ("function_call", "code_interpreter_call"):
             del place["content_index"]
         data = _encode({"type": name, **place})
         return b"event: " + name.encode() + b"\ndata: " + data[:-1] + b',"delta":'

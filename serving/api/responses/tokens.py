@@ -15,6 +15,7 @@ from serving.api.responses.background import Background
 from serving.api.responses.job import count_tokens
 from serving.api.responses.kept import needs_store, plain_context, read_context
 from serving.api.responses.schema import TokensRequest
+from serving.api.responses.tool_choice import built_in_use
 from serving.store.stores import Stores
 
 ROUTE = "responses.input_tokens"
@@ -41,5 +42,6 @@ class InputTokens:
             context = await read_context(request, self._stores, self._background, settings)
         else:
             context = plain_context(request)
-        tokens = await asyncio.to_thread(count_tokens, request, context, backend, settings)
+        use = built_in_use(request, around.toolbox)
+        tokens = await asyncio.to_thread(count_tokens, request, context, backend, settings, use)
         await reply_json(send, {"object": "response.input_tokens", "input_tokens": tokens})
