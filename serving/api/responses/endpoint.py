@@ -1,14 +1,15 @@
-"""`POST /v1/responses`."""
+"""`POST /v1/responses`, and the same on a connection that has many requests."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
-from serving.api.body import decode
-from serving.api.generation import Generation, Pending, Prepared, Surroundings
+from serving.api.body import check, decode
+from serving.api.generation import Pending, Prepared, Surroundings
 from serving.api.responses.answer import ResponseAnswer
 from serving.api.responses.background import Background, Begun, Making, no_events, stopped
-from serving.api.responses.job import ROUTE, make_response_job
+from serving.api.responses.job import make_response_job
 from serving.api.responses.kept import (
     TENANT,
     Context,
@@ -22,6 +23,7 @@ from serving.api.responses.kept import (
 )
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import ItemOptions, Output
+from serving.api.responses.recent import Recent
 from serving.api.responses.schema import (
     CODE_OUTPUTS,
     ENCRYPTED_REASONING,
@@ -32,6 +34,7 @@ from serving.api.responses.tape import Playback
 from serving.api.responses.tool_choice import built_in_use, has_hosted_tools
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
+from serving.events import Finished, Usage
 from serving.job import Job
 from serving.pipeline import Events
 from serving.settings import Settings
@@ -40,41 +43,73 @@ from serving.store.stores import Stores
 from serving.tools.rounds import Allowance, Rounds
 
 
-def responses(around: Surroundings, stores: Stores, background: Background) -> Generation:
-    """Returns the endpoint that makes responses, and keeps in `stores` those that ask for it."""
-    settings = around.settings
+class Responses:
+    """Makes the responses of a service, and keeps in `stores` those that ask for it."""
 
-    def prepare(body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
-        request = decode(body, ResponsesRequest, settings.limits)
-        require_store(request, settings)
+    def __init__(self, around: Surroundings, stores: Stores, background: Background) -> None:
+        self._around = around
+        self._stores = stores
+        self._background = background
+
+    def prepare(self, body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
+        """Returns the answer to a body of HTTP. Raises ServingError."""
+        request = decode(body, ResponsesRequest, self._around.settings.limits)
+        return self._prepare(request, Asking(job_id, seconds))
+
+    def prepare_turn(
+        self, fields: Json, job_id: str, seconds: float | None, recent: Recent
+    ) -> Prepared | Pending:
+        """Returns the answer to a request on a connection. Raises ServingError.
+
+        With `generate` false there is nothing to generate: the request is checked, and can be
+        continued.
+        """
+        generate = fields.pop("generate", None)
+        if generate not in (None, True, False):
+            raise ServingError(
+                ErrorKind.INVALID_VALUE, "'generate' must be true or false.", param="generate"
+            )
+        request = check(fields, ResponsesRequest, self._around.settings.limits)
+        return self._prepare(request, Asking(job_id, seconds, recent, generate is not False))
+
+    def _prepare(self, request: ResponsesRequest, asking: Asking) -> Prepared | Pending:
+        require_store(request, self._around.settings, asking.recent)
         if not (needs_store(request) or request.background or has_hosted_tools(request)):
-            answer = Answer(request, plain_context(request), around, stores, job_id, seconds)
+            context = plain_context(request)
+            return Answer(request, context, self._around, self._stores, asking).prepared()
+        return Pending(lambda: self._finish(request, asking))
+
+    async def _finish(self, request: ResponsesRequest, asking: Asking) -> Prepared:
+        around, stores, background = self._around, self._stores, self._background
+        hold, answer = None, None
+        if request.conversation is not None:
+            hold = stores.conversations.hold(TENANT, request.conversation)
+        try:
+            context = await read_context(
+                request, stores, background, around.settings, asking.recent
+            )
+            # A conversation may be long, whatever the request is.
+            answer = await asyncio.to_thread(Answer, request, context, around, stores, asking, hold)
+            await answer.connect()
+            if request.background:
+                return await answer.prepared_in(background)
             return answer.prepared()
+        except BaseException:
+            if hold is not None:
+                hold.release()
+            if answer is not None:
+                answer.disconnect()
+            raise
 
-        async def finish() -> Prepared:
-            hold, answer = None, None
-            if request.conversation is not None:
-                hold = stores.conversations.hold(TENANT, request.conversation)
-            try:
-                context = await read_context(request, stores, background, settings)
-                # A conversation may be long, whatever the request is.
-                answer = await asyncio.to_thread(
-                    Answer, request, context, around, stores, job_id, seconds, hold
-                )
-                await answer.connect()
-                if request.background:
-                    return await answer.prepared_in(background)
-                return answer.prepared()
-            except BaseException:
-                if hold is not None:
-                    hold.release()
-                if answer is not None:
-                    answer.disconnect()
-                raise
 
-        return Pending(finish)
+class Asking(NamedTuple):
+    """How a request came: its id, the time that its client gives it, and over which connection."""
 
-    return Generation(ROUTE, around, prepare)
+    job_id: str
+    seconds: float | None
+    recent: Recent | None = None
+    """The responses of the connection, where it has many requests."""
+    generate: bool = True
 
 
 class Answer:
@@ -86,8 +121,7 @@ class Answer:
         context: Context,
         around: Surroundings,
         stores: Stores,
-        job_id: str,
-        deadline_seconds: float | None,
+        asking: Asking,
         hold: Hold | None = None,
     ) -> None:
         """`hold` is that on the request's conversation, released when the answer has ended.
@@ -101,8 +135,8 @@ class Answer:
             context,
             self._backend,
             settings,
-            job_id=job_id,
-            deadline_seconds=deadline_seconds,
+            job_id=asking.job_id,
+            deadline_seconds=asking.seconds,
             use=use,
         )
         self._executors = around.toolbox.executors(use.called) if self._job.built_in else None
@@ -119,8 +153,11 @@ class Answer:
         self._kept = self._response.stored
         self._conversation = request.conversation
         self._hold = hold
+        self._recent, self._history = asking.recent, context.history
+        self._generate = asking.generate
         self._items: list[Json] = []
-        if self._kept or self._conversation is not None:
+        self._saved = self._kept or self._conversation is not None or self._recent is not None
+        if self._saved:
             self._items = given_items(request.input, context.referenced, around.make_id)
         self._stream = (
             ResponseStream(self._response, self._output, around.now) if request.stream else None
@@ -145,12 +182,12 @@ class Answer:
 
         def run(accepted: float) -> Events:
             events = self._events(accepted)
-            if not (self._kept or self._conversation):
+            if not self._saved:
                 return events
             return keeping(events, output, response, self._save, self._now, self._release)
 
         presenter = self._stream or ResponseAnswer(response, output, self._now)
-        return Prepared(run, presenter, self._unknown_fields)
+        return Prepared(run, presenter, self._unknown_fields, recorded=self._generate)
 
     async def prepared_in(self, background: Background) -> Prepared:
         """Returns the beginning of an answer that is made in the background, or its stream.
@@ -175,6 +212,8 @@ class Answer:
     def _events(self, accepted: float) -> Events:
         """Returns the events of the answer, which was accepted at that time of the clock."""
         pipeline = self._backend.pipeline
+        if not self._generate:
+            return nothing_generated()
         if self._executors is None:
             return pipeline.run(self._job, accepted=accepted)
         rounds = Rounds(
@@ -190,6 +229,11 @@ class Answer:
     async def _save(self, body: Body, events: bytes | None = None) -> bool:
         """Returns whether the response can be had again. One that is an answer is a turn."""
         ended = body["status"] in ("completed", "incomplete")
+        if ended and self._recent is not None:
+            items = [*self._items, *body["output"]]
+            self._recent.remember(body["id"], self._history, items)
+        if not self._kept and self._conversation is None:
+            return False
         return await self._stores.responses.save(
             TENANT,
             body,
@@ -202,6 +246,11 @@ class Answer:
     def _release(self) -> None:
         if self._hold is not None:
             self._hold.release()
+
+
+async def nothing_generated() -> Events:
+    """Yields the end of an answer without words, which cost nothing."""
+    yield [(0, Finished(reason="stop", usage=Usage(0, 0, 0, 0)))]
 
 
 def _allowance(

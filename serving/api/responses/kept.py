@@ -24,6 +24,7 @@ from serving.api.responses.items import (
 )
 from serving.api.responses.object import ResponseObject
 from serving.api.responses.output import Output
+from serving.api.responses.recent import Recent
 from serving.api.responses.schema import History
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
@@ -47,13 +48,20 @@ class Context:
     """Without references."""
     referenced: dict[str, Json]
     """Stored items by their ids."""
+    history: list[Json]
+    """`earlier`, as it is stored."""
 
 
-def require_store(request: History, settings: Settings) -> None:
-    """Raises ServingError that names the field of `request` which needs a store, without one."""
+def require_store(request: History, settings: Settings, recent: Recent | None = None) -> None:
+    """Raises ServingError that names the field of `request` which needs a store, without one.
+
+    A connection with `recent` responses needs none to continue them.
+    """
     if settings.store.enabled:
         return
     for field in ("background", "conversation", "previous_response_id"):
+        if field == "previous_response_id" and recent is not None:
+            continue
         if getattr(request, field, None):
             raise ServingError(
                 ErrorKind.UNSUPPORTED,
@@ -70,16 +78,26 @@ def needs_store(request: History) -> bool:
 
 def plain_context(request: History) -> Context:
     """Returns the context of a request that refers to nothing."""
-    return Context((), request.input, {})
+    return Context((), request.input, {}, [])
 
 
 async def read_context(
-    request: History, stores: Stores, background: Background, settings: Settings
+    request: History,
+    stores: Stores,
+    background: Background,
+    settings: Settings,
+    recent: Recent | None = None,
 ) -> Context:
-    """Returns what a request refers to. Raises ServingError for what is not there."""
+    """Returns what a request refers to. Raises ServingError for what is not there.
+
+    A response is looked for among the `recent` ones of the connection, and then in the store.
+    """
     earlier: list[Json] = []
     if request.previous_response_id is not None:
-        earlier = await _chain(request.previous_response_id, stores, background, settings)
+        found = None if recent is None else recent.chain(request.previous_response_id)
+        if found is None:
+            found = await _chain(request.previous_response_id, stores, background, settings)
+        earlier = found
     elif request.conversation is not None:
         found = await stores.conversations.items(
             TENANT, request.conversation, settings.limits.body_bytes
@@ -95,7 +113,7 @@ async def read_context(
         named = references(own).values()
         items = iter(_ITEMS.validate_python([referenced[name] for name in named]))
         own = [next(items) if isinstance(item, ItemReference) else item for item in own]
-    return Context(_ITEMS.validate_python(earlier), own, referenced)
+    return Context(_ITEMS.validate_python(earlier), own, referenced, earlier)
 
 
 async def _chain(
@@ -108,7 +126,9 @@ async def _chain(
             "That response has not come to its end.",
             param="previous_response_id",
         )
-    found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
+    found = None
+    if settings.store.enabled:
+        found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
     if found is None:
         raise ServingError(
             ErrorKind.PREVIOUS_RESPONSE,
