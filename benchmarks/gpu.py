@@ -110,6 +110,7 @@ def measure(plan: Plan, device: torch.device, machine: report.Machine) -> report
             cache_tokens=each * BLOCK_TOKENS * max(plan.batches),
             device=device.type,
             graph_batch_sizes=graph_batch_sizes,
+            native=False,
         )
 
     runtime = opened(())

@@ -24,6 +24,7 @@ def open_runtime(
     dtype: str = "bfloat16",
     device: str = "cpu",
     graph_batch_sizes: Sequence[int] = (),
+    native: bool = True,
 ) -> EmbeddedRuntime:
     """Returns a loaded runtime. One sequence may fill the whole cache."""
     return EmbeddedRuntime(
@@ -37,6 +38,7 @@ def open_runtime(
         dtype=DTYPES[dtype],
         device=device,
         graph_batch_sizes=graph_batch_sizes,
+        native=native,
     )
 
 

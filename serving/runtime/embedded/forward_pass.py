@@ -64,7 +64,9 @@ class TorchPass:
             model.device,
         )
         self._planner = Planner(model.sizes, full_blocks, sliding_blocks, model.dtype, model.device)
-        self._graphs = DecodeGraphs(model, self._store, self._planner, batch_sizes)
+        self._graphs = DecodeGraphs(
+            model, self._store, self._planner, batch_sizes, most_blocks=full_blocks
+        )
 
     def run(self, spans: Sequence[Span]) -> tuple[list[int], torch.Tensor]:
         """As `ForwardPass`: short contexts first, then chunks."""

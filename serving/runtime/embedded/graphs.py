@@ -29,45 +29,69 @@ PADDING = Span(np.zeros(1, dtype=np.int64), 0, _TRASH, _TRASH, samples=True)
 class DecodeGraph:
     """One captured size: `rows` sequences that read `blocks` blocks each in the full layers."""
 
-    def __init__(self, model: Model, store: KvStore, plan: Plan) -> None:
+    def __init__(self, model: Model, store: KvStore, plan: Plan, memory: Memory | None) -> None:
+        """With `memory` the step is captured, and its results stay there."""
         self._plan = plan
         self._forward = lambda: model.forward(plan, store)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._logits: torch.Tensor | None = None
-        if model.device.type == "cuda":
-            self._capture()
+        if memory is not None:
+            self._logits = memory.logits[: len(plan.sampled)]
+            self._graph = self._capture(memory)
 
     def replay(self, plan: Plan) -> torch.Tensor:
-        """Returns logits (rows, vocab) for a plan of the captured size."""
+        """Returns logits (rows, vocab) for a plan of the captured size, good until the next."""
         for static, fresh in zip(_tensors(self._plan), _tensors(plan), strict=True):
             static.copy_(fresh)
-        if self._graph is None or self._logits is None:
+        if self._graph is None:
             return self._forward()
         self._graph.replay()
         return self._logits
 
-    def _capture(self) -> None:
+    def _capture(self, memory: Memory) -> torch.cuda.CUDAGraph:
         # A side stream and a first run, as capture requires: libraries allocate on first use.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._forward()
         torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._logits = self._forward()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=memory.pool):
+            self._logits.copy_(self._forward())
+        return graph
+
+
+class Memory:
+    """What the graphs of one model share, as only one of them runs at a time: the memory that they
+    compute in, and the logits that they leave."""
+
+    def __init__(self, model: Model, rows: int) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.logits = torch.empty(
+            (rows, model.config.vocab_size), dtype=model.dtype, device=model.device
+        )
 
 
 class DecodeGraphs:
     """The graphs of one model by batch size and context, each made when first needed."""
 
     def __init__(
-        self, model: Model, store: KvStore, planner: Planner, batch_sizes: tuple[int, ...]
+        self,
+        model: Model,
+        store: KvStore,
+        planner: Planner,
+        batch_sizes: tuple[int, ...],
+        most_blocks: int,
     ) -> None:
+        """A step that would read more than `most_blocks` blocks, padding included, is not padded:
+        the pool's own number leaves out what pads many short contexts up to one long one."""
         self._model = model
         self._store = store
         self._planner = planner
         self._batch_sizes = sorted(batch_sizes)
+        self._most_blocks = most_blocks
+        self._memory: Memory | None = None
+        if batch_sizes and can_capture(model.device, model.dtype):
+            self._memory = Memory(model, max(batch_sizes))
         self._graphs: dict[tuple[int, int], DecodeGraph] = {}
 
     def capture(self) -> None:
@@ -83,11 +107,22 @@ class DecodeGraphs:
             return None
         padded = [*spans, *[PADDING] * (size - len(spans))]
         blocks = max(map(self._planner.bucket, padded))
+        if size * blocks > self._most_blocks:
+            return None
         plan = self._planner.decode(padded, blocks)
         graph = self._graphs.get((size, blocks))
         if graph is None:
-            graph = self._graphs[size, blocks] = DecodeGraph(self._model, self._store, plan)
+            graph = DecodeGraph(self._model, self._store, plan, self._memory)
+            self._graphs[size, blocks] = graph
         return graph.replay(plan)[: len(spans)]
+
+
+def can_capture(device: torch.device, dtype: torch.dtype) -> bool:
+    """True on GPUs whose grouped products stay on the device: torch has them for Hopper and for
+    data-centre Blackwell, in bfloat16; elsewhere it asks the host for each group's bounds."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return False
+    return torch.cuda.get_device_capability(device)[0] in (9, 10)
 
 
 def padded_size(rows: int, sizes: Sequence[int]) -> int | None:
