@@ -17,6 +17,8 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.gpus import Gpu
 from engine_build.profile import Profile
 
+FIRST_FP8 = 89
+"""Ada Lovelace, the first generation that computes with FP8."""
 HOPPER = 90
 BLACKWELL = range(100, 120)
 
@@ -88,7 +90,7 @@ def _derived(profile: Profile, gpu: Gpu) -> dict[str, Any]:
         "stream_interval": 1,
         # null turns graphs off; leaving it out would capture TensorRT-LLM's own choice.
         "cuda_graph_config": graphs if sizes else None,
-        "kv_cache_config": _kv_cache(profile),
+        "kv_cache_config": _kv_cache(profile, gpu),
         "moe_config": {"backend": moe_backend(gpu)},
         "scheduler_config": {
             "capacity_scheduler_policy": "GUARANTEED_NO_EVICT",
@@ -98,7 +100,7 @@ def _derived(profile: Profile, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _kv_cache(profile: Profile) -> dict[str, Any]:
+def _kv_cache(profile: Profile, gpu: Gpu) -> dict[str, Any]:
     held = profile.kv_cache
     dtype = _KV_DTYPES.get(profile.precision.kv_cache)
     if dtype is None:
@@ -107,6 +109,14 @@ def _kv_cache(profile: Profile) -> dict[str, Any]:
             f"{profile.name}: precision.kv_cache = {profile.precision.kv_cache} is no format of "
             "TensorRT-LLM's KV cache",
             f"Give one of {', '.join(_KV_DTYPES)}",
+        )
+    if dtype == "fp8" and gpu.sm < FIRST_FP8:
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{profile.name}: precision.kv_cache = fp8 does not run on {gpu.kind} (compute "
+            f"capability {gpu.compute_capability}; FP8 begins with "
+            f"{FIRST_FP8 // 10}.{FIRST_FP8 % 10})",
+            "Give auto",
         )
     size: dict[str, Any] = {"max_tokens": held.max_tokens}
     if held.max_tokens is None:
@@ -121,14 +131,7 @@ def _kv_cache(profile: Profile) -> dict[str, Any]:
 
 def _environment(profile: Profile, gpu: Gpu) -> dict[str, str]:
     """Returns what makes the workers compute in the profile's formats. Raises BuildError."""
-    weights, activations = profile.precision.weights, profile.precision.activations
-    if weights != "mxfp4":
-        raise BuildError(
-            ExitCode.CONFIGURATION,
-            f"{profile.name}: precision.weights = {weights}; TensorRT-LLM is given the checkpoint "
-            "as it is published",
-            "Give mxfp4",
-        )
+    activations = profile.precision.activations
     natural = "mxfp8" if gpu.sm in BLACKWELL else "bf16"
     allowed = {"bf16", "fp8", "mxfp8"} if gpu.sm in BLACKWELL else {"bf16"}
     if gpu.sm == HOPPER:

@@ -27,15 +27,16 @@ def settle(name: str, purpose: str | None) -> Settled:
     """
     profile = load(name, purpose)
     limits = profile.gate
+    asked = complete(profile)
     if limits is None:
-        return Settled(complete(profile))
+        return Settled(asked)
     fallback = limits.fallback
     wanted = gate.Wanted(
         limits=limits,
         reference=complete(_changed(profile, limits.reference)),
         fallback=None if fallback is None else complete(_changed(profile, fallback)),
     )
-    return Settled(complete(profile), wanted)
+    return Settled(asked, wanted)
 
 
 def load(name: str, purpose: str | None) -> Profile:

@@ -176,7 +176,12 @@ def test_an_argument_that_cannot_be_meant_is_named(
             },
             "does not compute MXFP4 weights with precision.activations = fp8",
         ),
-        ("gpt-oss-120b-2xh200", {"precision": {"weights": "fp8"}}, "precision.weights = fp8"),
+        (
+            "gpt-oss-120b-2xh200",
+            {"device": {"kind": "NVIDIA A100-SXM4-80GB"}, "precision": {"kv_cache": "fp8"}},
+            "kv_cache = fp8 does not run on NVIDIA A100-SXM4-80GB (compute capability 8.0; FP8 "
+            "begins with 8.9)",
+        ),
         ("gpt-oss-120b-2xh200", {"precision": {"kv_cache": "int8"}}, "precision.kv_cache = int8"),
     ],
 )
