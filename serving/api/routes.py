@@ -91,6 +91,7 @@ def make_routes(
         Route("/health", ready, methods=["GET"]),
         Route("/metrics", MetricsPage(collect), methods=["GET"]),
     ]
-    described_routes = [route for route in routes if isinstance(route, Route)]
-    routes.append(Route("/openapi.json", Description(described_routes, settings), methods=["GET"]))
+    listed = [route for route in routes if isinstance(route, Route)]
+    listed.append(Route("/openapi.json", Description(listed, settings), methods=["GET"]))
+    routes.append(listed[-1])
     return [*routes, Route("/{path:path}", Missing(routes))]
