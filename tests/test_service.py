@@ -85,6 +85,25 @@ def test_the_openai_client_streams_through_bentoml(served: Served) -> None:
     assert text == ANSWER
 
 
+def test_the_openai_client_has_a_websocket_through_bentoml(served: Served) -> None:
+    with (
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as client,
+        client.responses.connect() as connection,
+    ):
+        previous: str | None = None
+        for text in ("Hello!", "And again!"):
+            connection.response.create(
+                model=MODEL, input=text, store=False, previous_response_id=previous
+            )
+            for event in connection:
+                assert event.type != "error"
+                if event.type == "response.completed":
+                    assert event.response.output_text == ANSWER
+                    previous = event.response.id
+                    break
+    assert previous is not None
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/docs.json", "/schema.json", "/static_content/index.css", "/nothing"]
 )
