@@ -1,5 +1,8 @@
 """A checkpoint's weights, arranged as the layers take them, whatever then computes with them.
 
+They are read in every form that a checkpoint of the engine build can have: experts in MXFP4, in FP8
+or plain, matrices in INT8 or plain.
+
 Queries come scaled by 1 / sqrt(head_dim), and queries and keys with rotated pairs side by side;
 an expert's gates come before its ups.
 """
@@ -10,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from serving.runtime.embedded import mxfp4
-from serving.runtime.embedded.checkpoint import ModelConfig, Tensors
+from serving.runtime.embedded import fp8, int8, mxfp4
+from serving.runtime.embedded.checkpoint import CheckpointError, ModelConfig, Tensors
 from serving.runtime.embedded.rope import pair_rows
 
 
@@ -41,7 +44,7 @@ class LayerWeights:
 class Weights:
     """Reads the weights of one model in one dtype onto one device.
 
-    Every method raises CheckpointError for a tensor that is missing or misshapen.
+    Every method raises CheckpointError for a tensor that is missing, misshapen or of another type.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Weights:
 
     def head(self) -> torch.Tensor:
         """Returns (vocab, hidden)."""
-        return self._take("lm_head.weight", self._config.vocab_size, self._hidden)
+        return self._matrix("lm_head.weight", self._config.vocab_size, self._hidden).to(self._dtype)
 
     def layer(self, index: int) -> LayerWeights:
         """Returns one layer's."""
@@ -95,33 +98,57 @@ class Weights:
         return self._take(name, *shape).clone()
 
     def _affine(self, name: str, out: int, width: int) -> Affine:
-        return Affine(self._take(name + ".weight", out, width), self._keep(name + ".bias", out))
+        weight = self._matrix(name + ".weight", out, width).to(self._dtype)
+        return Affine(weight, self._keep(name + ".bias", out))
+
+    def _matrix(self, name: str, out: int, width: int) -> torch.Tensor:
+        """A matrix as it is stored, or in float32 where that is INT8."""
+        if name + "_values" not in self._tensors:
+            return self._tensors(name, (out, width)).to(self._device)
+        codes = self._typed(name + "_values", torch.int8, out, width)
+        scales = self._typed(name + "_scales", torch.float32, out)
+        return int8.dequantise(codes, scales).to(self._device)
+
+    def _typed(self, name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """A tensor as it is stored, which must be in `dtype`."""
+        tensor = self._tensors(name, shape)
+        if tensor.dtype != dtype:
+            raise CheckpointError(f"{name} is of type {tensor.dtype}, not {dtype}")
+        return tensor
 
     def _qkv(self, prefix: str) -> Affine:
         config = self._config
         scale = config.head_dim**-0.5
-        parts: dict[str, list[torch.Tensor]] = {"weight": [], "bias": []}
+        weights: list[torch.Tensor] = []
+        biases: list[torch.Tensor] = []
         for name, heads in (
             ("q", config.num_heads),
             ("k", config.num_kv_heads),
             ("v", config.num_kv_heads),
         ):
-            for kind, width in (("weight", (self._hidden,)), ("bias", ())):
-                shape = (heads * config.head_dim, *width)
-                part = self._tensors(f"{prefix}{name}_proj.{kind}", shape).to(self._device)
+            stem, rows = f"{prefix}{name}_proj", heads * config.head_dim
+            weight = self._matrix(stem + ".weight", rows, self._hidden)
+            bias = self._tensors(stem + ".bias", (rows,)).to(self._device)
+            for parts, part in ((weights, weight), (biases, bias)):
                 part = part if name == "v" else pair_rows(part, config.head_dim)
                 part = part.to(torch.float32) * scale if name == "q" else part
-                parts[kind].append(part.to(self._dtype))
-        return Affine(torch.cat(parts["weight"]), torch.cat(parts["bias"]))
+                parts.append(part.to(self._dtype))
+        return Affine(torch.cat(weights), torch.cat(biases))
 
     def _experts(self, name: str, count: int, rows: int, columns: int) -> Affine:
-        """All experts' matrices (experts, rows, columns), from MXFP4 or the transposed layout."""
+        """All experts' matrices (experts, rows, columns); plain ones are stored transposed."""
         bias = self._keep(name + "_bias", count, rows)
+        if name + "_values" in self._tensors:
+            codes = self._typed(name + "_values", torch.float8_e4m3fn, count, rows, columns)
+            tiles = fp8.tiles(rows, columns)
+            scales = self._typed(name + "_tile_scales", torch.float32, count, *tiles)
+            return Affine(fp8.dequantise(codes, scales, self._dtype).to(self._device), bias)
         if name + "_blocks" not in self._tensors:
             return Affine(self._take(name, count, columns, rows).mT.contiguous(), bias)
         blocks = columns // mxfp4.BLOCK_VALUES
-        packed = self._tensors(name + "_blocks", (count, rows, blocks, mxfp4.BLOCK_VALUES // 2))
-        scales = self._tensors(name + "_scales", (count, rows, blocks))
+        half = mxfp4.BLOCK_VALUES // 2
+        packed = self._typed(name + "_blocks", torch.uint8, count, rows, blocks, half)
+        scales = self._typed(name + "_scales", torch.uint8, count, rows, blocks)
         return Affine(mxfp4.dequantise(packed, scales, self._dtype).to(self._device), bias)
 
 

@@ -1,0 +1,139 @@
+"""Checkpoints in every precision that the engine build writes, read as it writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine_build.quantise import quantise
+from serving.runtime.embedded.checkpoint import CheckpointError, open_tensors, read_config
+from serving.runtime.embedded.opening import open_model
+from serving.runtime.embedded.plan import Span
+from serving.runtime.embedded.weights import Affine, LayerWeights, Weights
+
+Convert = Callable[[str], tuple[Path, Path]]
+CPU = torch.device("cpu")
+TOKENS = np.random.default_rng(0).integers(0, 300, 60)
+
+
+@pytest.fixture
+def convert(write_checkpoint: Callable[..., Path], shape: Any, tmp_path: Path) -> Convert:
+    """Returns the directories of a checkpoint and of its copy in another precision."""
+
+    def convert(precision: str) -> tuple[Path, Path]:
+        source = write_checkpoint(
+            # Two tiles of 128 by 128 weights and a part of a third, down and across.
+            shape(dtype=torch.bfloat16, hidden=160, intermediate=160, experts=3, per_token=3)
+        )
+        quantise(source, tmp_path / precision, precision, "source", workers=1)
+        return source, tmp_path / precision
+
+    return convert
+
+
+def logits(directory: Path, dtype: torch.dtype) -> torch.Tensor:
+    """Returns float32 (vocab,) after a prompt."""
+    _, open_pass = open_model(directory, block_tokens=16, dtype=dtype, device=CPU)
+    table = np.arange(2, 8)
+    with torch.inference_mode():
+        _, found = open_pass(8, 8).run([Span(TOKENS, 0, table, table, samples=True)])
+    return found[0].float()
+
+
+def read(directory: Path) -> tuple[LayerWeights, torch.Tensor]:
+    """Returns the second layer and the LM head in float32."""
+    config = read_config(directory)
+    with open_tensors(directory) as tensors:
+        weights = Weights(config, tensors, torch.float32, CPU)
+        return weights.layer(1), weights.head()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_fp8_experts_give_the_bits_of_mxfp4(convert: Convert, dtype: torch.dtype) -> None:
+    source, converted = convert("fp8")
+    assert torch.equal(logits(source, dtype), logits(converted, dtype))
+
+
+def test_int8_matrices_are_within_half_a_step(convert: Convert) -> None:
+    """A step is 1/127 of the largest of a row; float32 adds its own rounding."""
+    (exact, exact_head), (found, found_head) = map(read, convert("int8"))
+    for name in ("qkv", "out"):
+        before, after = (getattr(layer, name) for layer in (exact, found))
+        assert_half_a_step(before.weight, after.weight)
+        assert torch.equal(before.bias, after.bias)
+    assert_half_a_step(exact_head, found_head)
+    for name in ("router", "gate_up", "down"):
+        before, after = (getattr(layer, name) for layer in (exact, found))
+        assert isinstance(before, Affine)
+        assert torch.equal(before.weight, after.weight)
+
+
+def assert_half_a_step(exact: torch.Tensor, found: torch.Tensor) -> None:
+    step = exact.abs().amax(1, keepdim=True) / 127
+    assert ((found - exact).abs() <= 0.5001 * step).all()
+    assert not torch.equal(found, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_int8_logits_stay_near(convert: Convert, dtype: torch.dtype) -> None:
+    source, converted = convert("int8")
+    exact = logits(source, torch.float32)
+    deviation = (logits(converted, dtype) - exact).pow(2).mean().sqrt() / exact.std()
+    assert 0 < deviation < 0.15
+
+
+@pytest.mark.parametrize(
+    ("precision", "name", "dtype", "message"),
+    [
+        ("int8", "lm_head.weight_values", torch.uint8, "lm_head.weight_values is of type"),
+        ("int8", "lm_head.weight_scales", torch.float64, "lm_head.weight_scales is of type"),
+        (
+            "fp8",
+            "model.layers.0.mlp.experts.down_proj_values",
+            torch.uint8,
+            r"down_proj_values is of type torch.uint8, not torch.float8_e4m3fn",
+        ),
+        (
+            "mxfp4",
+            "model.layers.0.mlp.experts.down_proj_scales",
+            torch.int8,
+            "down_proj_scales is of type torch.int8",
+        ),
+    ],
+)
+def test_a_tensor_of_another_type_is_named(
+    convert: Convert, precision: str, name: str, dtype: torch.dtype, message: str
+) -> None:
+    _, directory = convert(precision)
+    replace(directory, name, lambda tensor: tensor.to(dtype))
+    with pytest.raises(CheckpointError, match=message):
+        logits(directory, torch.float32)
+
+
+def test_scales_of_too_few_tiles_are_named(convert: Convert) -> None:
+    _, directory = convert("fp8")
+    name = "model.layers.1.mlp.experts.gate_up_proj_tile_scales"
+    replace(directory, name, lambda tensor: tensor[:, :1].contiguous())
+    with pytest.raises(CheckpointError, match=r"gate_up_proj_tile_scales has shape \(3, 1, 2\)"):
+        logits(directory, torch.float32)
+
+
+def replace(
+    directory: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Sequence[Path]:
+    """Rewrites the file that holds a tensor."""
+    changed = []
+    for path in directory.glob("*.safetensors"):
+        tensors = load_file(path)
+        if name in tensors:
+            tensors[name] = change(tensors[name])
+            save_file(tensors, path)
+            changed.append(path)
+    assert len(changed) == 1
+    return changed
