@@ -34,6 +34,13 @@ _LOGIT_COPIES = 3
 _HIDDEN_COPIES = 6
 
 
+class DoesNotFitError(BuildError):
+    """A profile that needs more memory than there is; engine_build.remedies knows what helps."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ExitCode.CONFIGURATION, message)
+
+
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """How many sequences of a length the KV cache holds at once."""
 
@@ -69,7 +76,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
-    """Returns the plan. Raises BuildError with the numbers, and what would make it fit."""
+    """Returns the plan. Raises DoesNotFitError with the numbers, BuildError for another mistake."""
     mesh = Mesh(
         tensor_parallel=profile.mesh.tensor_parallel, expert_parallel=profile.mesh.expert_parallel
     )
@@ -84,7 +91,11 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
     graphs = GRAPH_BYTES * len(profile.cuda_graphs.batch_sizes)
     free = gpu.memory_bytes - weights.total - sum(fixed.values())
     if free <= graphs:
-        raise _does_not_fit(profile, gpu, weights.total, sum(fixed.values()) + graphs)
+        raise DoesNotFitError(
+            f"{profile.name}: weights of {_gb(weights.total)} a rank and "
+            f"{_gb(sum(fixed.values()) + graphs)} for a step and CUDA graphs leave nothing of "
+            f"{_gb(gpu.memory_bytes)} ({gpu.kind}) for a KV cache"
+        )
     kv_cache = _kv_cache(profile, shape, mesh, free, graphs)
     unused = free - kv_cache - graphs
     block = profile.kv_cache.block_tokens
@@ -109,7 +120,7 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
         room=room,
         **fixed,
     )
-    _check_room(profile, shape, mesh, plan)
+    _check_room(profile, plan)
     return plan
 
 
@@ -182,24 +193,18 @@ def _kv_cache(profile: Profile, shape: Architecture, mesh: Mesh, free: int, grap
         token_bytes = _token_bytes(profile, shape, mesh)
         wanted = held.max_tokens * shape.num_hidden_layers * token_bytes
         if wanted + graphs > free:
-            most = max(0, free - graphs) // (shape.num_hidden_layers * token_bytes)
-            raise BuildError(
-                ExitCode.CONFIGURATION,
+            raise DoesNotFitError(
                 f"{profile.name}: kv_cache.max_tokens = {held.max_tokens} needs {_gb(wanted)} a "
-                f"rank; {_gb(free)} are free, {_gb(graphs)} of them for CUDA graphs",
-                f"At most {most} tokens fit",
+                f"rank; {_gb(free)} are free, {_gb(graphs)} of them for CUDA graphs"
             )
         return wanted
     fraction = held.free_memory_fraction or 0.0
     taken = int(free * fraction)
     if free - taken < graphs:
-        fits = int(100 * (free - graphs) / free) / 100
-        raise BuildError(
-            ExitCode.CONFIGURATION,
+        raise DoesNotFitError(
             f"{profile.name}: kv_cache.free_memory_fraction = {fraction} of {_gb(free)} free "
             f"leaves {_gb(free - taken)} a rank; {len(profile.cuda_graphs.batch_sizes)} CUDA "
-            f"graphs may need {_gb(graphs)}",
-            f"{fits} fits, or capture fewer batch sizes",
+            f"graphs may need {_gb(graphs)}"
         )
     return taken
 
@@ -250,42 +255,13 @@ def _nearest(fits: list[int], asked: int) -> str:
     return " and ".join(str(n) for n in (below, above) if n is not None)
 
 
-def _check_room(profile: Profile, shape: Architecture, mesh: Mesh, plan: Plan) -> None:
-    """Raises BuildError when the cache holds no sequence of max_seq_len."""
-    if plan.room[-1].windowed:
-        return
-    fits = 0
-    while _room(profile, shape, mesh, plan.kv_cache, fits + 1024).windowed:
-        fits += 1024
-    raise BuildError(
-        ExitCode.CONFIGURATION,
-        f"{profile.name}: a KV cache of {_gb(plan.kv_cache)} a rank holds no sequence of "
-        f"limits.max_seq_len = {profile.limits.max_seq_len}",
-        f"limits.max_seq_len = {fits} fits; so may a smaller limits.max_num_tokens, fewer CUDA "
-        "graphs or precision.kv_cache: fp8"
-        if fits
-        else "Use more or larger GPUs",
-    )
-
-
-def _does_not_fit(profile: Profile, gpu: Gpu, weights: int, rest: int) -> BuildError:
-    """Returns the error for weights that leave no room, with the number of GPUs that would."""
-    ranks = profile.mesh.tensor_parallel
-    room = gpu.memory_bytes - rest
-    enough = ranks
-    while enough < 64 and (room <= 0 or weights * ranks / enough > 0.9 * room):
-        enough *= 2
-    advice = (
-        f"mesh.tensor_parallel = {enough} with as many GPUs may fit"
-        if enough < 64
-        else "A smaller limits.max_num_tokens, or a GPU with more memory"
-    )
-    return BuildError(
-        ExitCode.CONFIGURATION,
-        f"{profile.name}: weights of {_gb(weights)} a rank and {_gb(rest)} for a step and CUDA "
-        f"graphs leave nothing of {_gb(gpu.memory_bytes)} ({gpu.kind}) for a KV cache",
-        advice,
-    )
+def _check_room(profile: Profile, plan: Plan) -> None:
+    """Raises DoesNotFitError when the cache holds no sequence of max_seq_len."""
+    if not plan.room[-1].windowed:
+        raise DoesNotFitError(
+            f"{profile.name}: a KV cache of {_gb(plan.kv_cache)} a rank holds no sequence of "
+            f"limits.max_seq_len = {profile.limits.max_seq_len}"
+        )
 
 
 def _gb(size_bytes: int) -> str:

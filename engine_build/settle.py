@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine_build import arguments, fetch, formats, gate, gpus, overlay, plan
+from engine_build import arguments, fetch, formats, gate, gpus, overlay, plan, remedies
 from engine_build import profile as profiles
 from engine_build.failure import BuildError, ExitCode
 from engine_build.plan import Plan
@@ -61,14 +61,20 @@ def complete(profile: Profile) -> Profile:
 
 
 def make_plan(profile: Profile) -> Plan:
-    """Returns the memory plan of a profile for GPUs. Raises BuildError when it does not fit."""
+    """Returns the memory plan of a profile for GPUs. Raises BuildError when it does not fit, with
+    the changes that would make it."""
     if profile.device.kind == "cpu":
         raise BuildError(
             ExitCode.CONFIGURATION,
             f"{profile.name}: device.kind is cpu; memory is planned for GPUs",
         )
     shape = fetch.architecture(fetch.describe(profile))
-    return plan.make(profile, shape, gpus.find(profile.device.kind))
+    gpu = gpus.find(profile.device.kind)
+    try:
+        return plan.make(profile, shape, gpu)
+    except plan.DoesNotFitError as problem:
+        found = remedies.remedies(profile, shape, gpu, gpus.read().values())
+        raise BuildError(problem.exit_code, problem.message, remedies.advice(found)) from None
 
 
 def _check_ranks(profile: Profile) -> None:

@@ -75,40 +75,27 @@ def test_the_fraction_is_of_what_weights_and_a_step_leave() -> None:
     assert found.kv_cache == pytest.approx(0.8 * free, abs=1)
 
 
-def test_weights_that_leave_nothing_are_refused_with_the_gpus_that_would() -> None:
+def test_weights_that_leave_nothing_are_refused_with_the_numbers() -> None:
     error = refused(changed("gpt-oss-120b-1xh100", device={"kind": "NVIDIA L40S"}))
     assert "65.25 GB" in error.message
     assert "48.31 GB (NVIDIA L40S)" in error.message
-    assert error.advice == "mesh.tensor_parallel = 2 with as many GPUs may fit"
-    made(
-        changed(
-            "gpt-oss-120b-1xh100",
-            device={"kind": "NVIDIA L40S", "count": 2},
-            mesh={"tensor_parallel": 2, "expert_parallel": 2},
-        )
-    )
+    assert isinstance(error, plan.DoesNotFitError)
 
 
-def test_a_greedy_fraction_is_refused_with_the_one_that_fits() -> None:
+def test_a_greedy_fraction_is_refused_with_what_it_leaves() -> None:
     error = refused(changed("gpt-oss-120b-1xh100", kv_cache={"free_memory_fraction": 0.98}))
     assert "7 CUDA graphs may need 1.47 GB" in error.message
-    fits = float(error.advice.partition(" ")[0])
-    made(changed("gpt-oss-120b-1xh100", kv_cache={"free_memory_fraction": fits}))
 
 
-def test_a_length_that_the_cache_does_not_hold_is_refused_with_one_that_it_does() -> None:
+def test_a_length_that_the_cache_does_not_hold_is_refused() -> None:
     small = {"free_memory_fraction": 0.15}
     error = refused(changed("gpt-oss-120b-1xh100", kv_cache=small))
     assert "holds no sequence of limits.max_seq_len = 65536" in error.message
-    fits = int(error.advice.split(" = ")[1].partition(" ")[0])
-    made(changed("gpt-oss-120b-1xh100", kv_cache=small, limits={"max_seq_len": fits}))
 
 
-def test_a_number_of_tokens_over_the_memory_is_refused_with_the_most() -> None:
+def test_a_number_of_tokens_over_the_memory_is_refused_with_what_is_free() -> None:
     many = {"free_memory_fraction": None, "max_tokens": 10_000_000}
-    error = refused(changed(kv_cache=many))
-    most = int(error.advice.split()[2])
-    assert made(changed(kv_cache=many | {"max_tokens": most})).unused < 100_000
+    assert "kv_cache.max_tokens = 10000000 needs" in refused(changed(kv_cache=many)).message
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_build import profile
+from engine_build import overlay, profile
 from engine_build.failure import BuildError, ExitCode
 
 SOUND = (profile.PROFILES / "development.yaml").read_text(encoding="utf-8")
@@ -37,6 +37,32 @@ def test_the_gpu_profile_is_the_one_promised() -> None:
     assert loaded.kv_cache.free_memory_fraction == 0.8
     assert loaded.cuda_graphs.padding
     assert loaded.arguments["enable_chunked_prefill"] is True
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt-oss-120b-2xh100",
+        "gpt-oss-120b-1xh100",
+        "gpt-oss-120b-2xh200",
+        "gpt-oss-120b-1xh200",
+        "gpt-oss-120b-1xb200",
+        "gpt-oss-120b-8xh100",
+        "gpt-oss-20b-1xl4",
+    ],
+)
+def test_every_gpu_preset_is_there_and_says_where_its_values_come_from(name: str) -> None:
+    text = (profile.PROFILES / f"{name}.yaml").read_text(encoding="utf-8")
+    assert "\n# Sources: " in text
+    loaded = profile.load(name)
+    assert loaded.name == name
+    assert loaded.runtime == "trtllm"
+
+
+def test_the_purposes_are_there_and_say_where_their_values_come_from() -> None:
+    assert overlay.names() == ["deterministic", "latency", "quality", "throughput"]
+    for name in overlay.names():
+        assert "\n# Source" in (overlay.OVERLAYS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
