@@ -9,20 +9,25 @@ of it is the same as over HTTP.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.api.body import decode_object
 from serving.api.exchange import Exchange, Turns, exchange_of, turns_of
 from serving.api.generation import Pending, Prepared, Streamed, Surroundings, write_stream
 from serving.api.responses.recent import Recent
+from serving.api.responses.socket_messages import (
+    Asked,
+    Json,
+    error_event,
+    not_steered,
+    read_message,
+)
 from serving.api.responses.tape import split_events
 from serving.api.timeout import requested_seconds
 from serving.errors import ErrorKind, ServingError
@@ -30,21 +35,11 @@ from serving.errors import ErrorKind, ServingError
 ROUTE = "responses.socket"
 TURN_ROUTE = "responses"
 
-STREAM_ID_MAX = 64
-
 _CLOSED_NORMALLY, _CLOSED_FOR_POLICY = 1000, 1008
 
-Json = dict[str, Any]
 PrepareTurn = Callable[[Json, str, float | None, Recent], Prepared | Pending]
 """Takes the fields of a request, its id, the seconds that the client gives it, and the responses of
 the connection. Raises ServingError."""
-
-
-class _Asked(NamedTuple):
-    """A message: the object that it is, or what is wrong with it."""
-
-    fields: Json | ServingError
-    large: bool
 
 
 class ResponsesSocket:
@@ -90,9 +85,10 @@ class _Session:
         self._send = send
         self._seconds = seconds
         self._recent = Recent(around.settings.limits.body_bytes)
-        self._lanes: dict[str | None, deque[_Asked]] = {}
+        self._lanes: dict[str | None, deque[Asked]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests = 0
+        self._waiting_bytes = 0
         self._expired = False
         self._over = asyncio.Event()
 
@@ -117,28 +113,18 @@ class _Session:
     async def _listen(self, receive: Receive) -> None:
         """Takes messages until the client leaves."""
         while (message := await receive())["type"] != "websocket.disconnect":
-            if self._requests >= self._around.settings.limits.socket_requests:
+            limits = self._around.settings.limits
+            if self._requests >= limits.socket_requests or self._waiting_bytes > limits.body_bytes:
                 # Not to read on would keep us from seeing the client leave.
-                await self._close(_CLOSED_FOR_POLICY, "too many requests wait on this connection")
+                await self._close(_CLOSED_FOR_POLICY, "too much waits on this connection")
                 return
             self._take(message)
 
     def _take(self, message: Message) -> None:
         """Puts a message into its lane."""
-        limits = self._around.settings.limits
-        stream_id: str | None = None
-        data: bytes = message["bytes"] if message.get("text") is None else message["text"].encode()
-        try:
-            if len(data) > limits.body_bytes:
-                raise ServingError(
-                    ErrorKind.BODY_TOO_LARGE,
-                    f"A message may have {limits.body_bytes} bytes at most.",
-                )
-            fields = decode_object(data, limits)
-            stream_id = _stream_id(fields)
-            asked = _Asked(fields, len(data) > limits.thread_body_bytes)
-        except ServingError as error:
-            asked = _Asked(error, large=False)
+        asked = read_message(message, self._around.settings.limits)
+        stream_id = asked.stream_id
+        self._waiting_bytes += asked.size_bytes
         self._requests += 1
         if stream_id in self._lanes:
             self._lanes[stream_id].append(asked)
@@ -156,8 +142,10 @@ class _Session:
         lane = self._lanes[stream_id]
         try:
             while lane:
-                await self._answer(lane.popleft(), stream_id)
+                asked = lane.popleft()
+                await self._answer(asked)
                 self._requests -= 1
+                self._waiting_bytes -= asked.size_bytes
         except OSError:
             return  # nobody is there any more
         finally:
@@ -165,28 +153,27 @@ class _Session:
         if self._expired and not self._lanes:
             await self._end_of_life()
 
-    async def _answer(self, asked: _Asked, stream_id: str | None) -> None:
+    async def _answer(self, asked: Asked) -> None:
         """Answers one message. Raises OSError when the client cannot be told."""
-        fields = asked.fields
-        if isinstance(fields, dict) and fields.get("type") == "response.steer":
-            await self._tell(_not_steered(fields), stream_id)
+        if asked.steers:
+            await self._tell(not_steered(asked.fields), None)
             return
         try:
             with self._turns(TURN_ROUTE) as exchange:
                 if self._expired:
                     raise self._too_old()
-                prepared = await self._prepared(_request(fields), asked.large, exchange)
-                await self._stream(prepared, exchange, stream_id)
+                prepared = await self._prepared(asked, exchange)
+                await self._stream(prepared, exchange, asked.stream_id)
         except ServingError as error:
-            await self._tell(_error_event(error), stream_id)
+            await self._tell(error_event(error), asked.stream_id)
 
-    async def _prepared(self, fields: Json, large: bool, exchange: Exchange) -> Prepared:
+    async def _prepared(self, asked: Asked, exchange: Exchange) -> Prepared:
         """Returns a request that can be answered. Raises ServingError."""
         around = self._around
         if (known := around.known()) is not None:
             known.pipeline.admission.require_room()
-        arguments = (fields, exchange.request_id, self._seconds, self._recent)
-        if large:
+        arguments = (asked.request(), exchange.request_id, self._seconds, self._recent)
+        if asked.size_bytes > around.settings.limits.thread_body_bytes:
             prepared = await asyncio.to_thread(self._prepare, *arguments)
         else:
             prepared = self._prepare(*arguments)
@@ -237,7 +224,7 @@ class _Session:
 
     async def _end_of_life(self) -> None:
         with suppress(OSError):
-            await self._tell(_error_event(self._too_old()), None)
+            await self._tell(error_event(self._too_old()), None)
             await self._close(_CLOSED_NORMALLY, "")
 
     async def _close(self, code: int, reason: str) -> None:
@@ -251,78 +238,6 @@ class _Session:
             ErrorKind.WEBSOCKET_LIMIT,
             f"A connection lives {seconds:g} seconds. Open another to go on.",
         )
-
-
-def _request(asked: Json | ServingError) -> Json:
-    """Returns the request that a message is, as a body of HTTP. Raises ServingError."""
-    if isinstance(asked, ServingError):
-        raise asked
-    fields = dict(asked)
-    if fields.pop("type", None) != "response.create":
-        raise ServingError(
-            ErrorKind.INVALID_VALUE,
-            "'type' must be 'response.create'.",
-            param="type",
-        )
-    fields.pop("stream_id", None)
-    if fields.pop("background", None):
-        raise ServingError(
-            ErrorKind.UNSUPPORTED,
-            "'background' is not supported on a WebSocket: use HTTP.",
-            param="background",
-        )
-    if fields.pop("stream", True) is False:
-        raise ServingError(
-            ErrorKind.UNSUPPORTED, "A WebSocket always has the stream.", param="stream"
-        )
-    return {**fields, "stream": True}
-
-
-def _stream_id(asked: Json) -> str | None:
-    """Returns the lane of a message. Raises ServingError."""
-    stream_id = asked.get("stream_id")
-    if stream_id is None:
-        return None
-    if not isinstance(stream_id, str) or not 0 < len(stream_id) <= STREAM_ID_MAX:
-        raise ServingError(
-            ErrorKind.INVALID_VALUE,
-            f"'stream_id' must be a string of 1 to {STREAM_ID_MAX} characters.",
-            param="stream_id",
-        )
-    return stream_id
-
-
-def _error_event(error: ServingError) -> bytes:
-    """Returns the message that tells of a request that has failed before its response."""
-    mapping = error.kind.value
-    told: Json = {
-        "type": mapping.type,
-        "code": mapping.code,
-        "message": error.message,
-        "param": error.param,
-    }
-    if error.retry_after_seconds is not None:
-        told["headers"] = {"retry-after": f"{max(1, math.ceil(error.retry_after_seconds))}"}
-    return msgspec.json.encode({"type": "error", "status": mapping.http_status, "error": told})
-
-
-def _not_steered(asked: Json) -> bytes:
-    """Returns the message that gives input back which cannot be put into a running response."""
-    return msgspec.json.encode(
-        {
-            "type": "response.steer.failed",
-            "sequence_number": 0,
-            "steer": {
-                "previous_response_id": asked.get("previous_response_id"),
-                "input": asked.get("input"),
-            },
-            "error": {
-                "type": "invalid_request_error",
-                "code": "steering_not_supported",
-                "message": "A running response takes no more input. Send it when it has ended.",
-            },
-        }
-    )
 
 
 def _require_own_origin(scope: Scope) -> None:

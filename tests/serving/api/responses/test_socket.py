@@ -276,13 +276,17 @@ async def test_what_is_wrong_with_a_message_is_told(
     assert not api.engine.opened
 
 
-async def test_too_many_requests_at_once_close_the_connection(
-    start: Start, store: dict[str, Any]
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [({"socket_requests": 2}, "Hi"), ({"body_bytes": 1000}, "Hi" * 300)],
+)
+async def test_too_much_at_once_closes_the_connection(
+    start: Start, store: dict[str, Any], limits: dict[str, int], text: str
 ) -> None:
-    api = await start(store=store, limits={"socket_requests": 2})
+    api = await start(store=store, limits=limits)
     async with await raw(api) as connection:
         for _ in range(3):
-            body = {"type": "response.create", "model": MODEL, "input": "Hi"}
+            body = {"type": "response.create", "model": MODEL, "input": text}
             await connection.send(json.dumps(body))
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await connection.recv()
