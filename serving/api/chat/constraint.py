@@ -85,7 +85,8 @@ def must_call(request: ChatRequest) -> bool:
 def freed_choice(choice: ToolChoice | None) -> ToolChoice | None:
     """Returns the choice that is left when the call which it asks for has been made."""
     if isinstance(choice, AllowedTools):
-        return choice.model_copy(update={"mode": "auto"})
+        allowed = choice.allowed_tools.model_copy(update={"mode": "auto"})
+        return choice.model_copy(update={"allowed_tools": allowed})
     return "auto" if choice == "required" else choice
 
 

@@ -51,9 +51,8 @@ def chat_tool_choice(request: PromptFields, use: BuiltInUse) -> Any:
     choice = request.tool_choice
     if use.alone or use.must_call:
         return None
-    if not functions_of(request):
-        # 'auto' and 'none' may stand without tools here; a built-in tool is enough for the others.
-        return None if choice in (None, "auto", "none") or use.tools else _in_chat(choice)
+    if choice in ("auto", "none") and not functions_of(request):
+        return None  # these may stand without tools here
     return _in_chat(choice)
 
 

@@ -93,6 +93,10 @@ ANSWER = Constraint(schema=CITY)
 FORCED = Constraint(tools=(WEATHER,), must_call=True)
 STRICT = Constraint(tools=(WEATHER, LOOSE))
 PLAIN_ARGUMENTS = '{"city": "Köln", "days": 3}'
+CODE = Constraint(built_in=("python",), schema=CITY)
+MUST_SEARCH = Constraint(built_in=("browser.open", "browser.search"), must_call=True)
+RUN = "<|channel|>analysis to=python"
+SEARCH = " to=browser.search<|channel|>analysis"
 
 ALLOWED = [
     (ANSWER, FINAL + PLAIN_ARGUMENTS + "<|return|>"),
@@ -108,6 +112,12 @@ ALLOWED = [
     (STRICT, THOUGHT + FINAL + "Free <b>text</b><|return|>"),
     (Constraint(tools=(WEATHER,), schema=CITY), FINAL + PLAIN_ARGUMENTS + "<|return|>"),
     (Constraint(tools=(LOOSE,), limits_tools=True), FINAL + "Free<|return|>"),
+    (CODE, THOUGHT + RUN + " code<|message|>print({1}['a')<|call|>"),
+    (CODE, " to=python<|channel|>analysis<|message|>x = 1\n<|call|>"),
+    (CODE, THOUGHT + FINAL + PLAIN_ARGUMENTS + "<|return|>"),
+    (MUST_SEARCH, THOUGHT + SEARCH + ' code<|message|>{"query": "x"}<|call|>'),
+    (MUST_SEARCH, "<|channel|>analysis to=browser.open<|message|>{}<|call|>"),
+    (Constraint(tools=(WEATHER,), built_in=("python",)), RUN + " code<|message|>1<|call|>"),
 ]
 FORBIDDEN = [
     (ANSWER, FINAL + "Hello"),
@@ -129,6 +139,14 @@ FORBIDDEN = [
     (STRICT, ROLE + MARK + "any"),
     (STRICT, " to=functions.unknown"),
     (Constraint(tools=(LOOSE,), limits_tools=True), ROLE),
+    (ANSWER, RUN),
+    (STRICT, RUN),
+    (CODE, "<|channel|>commentary to=python"),
+    (CODE, FINAL + "Free"),
+    (CODE, SEARCH),
+    (MUST_SEARCH, THOUGHT + FINAL),
+    (MUST_SEARCH, RUN),
+    (MUST_SEARCH, SEARCH + " code<|message|>cats"),
 ]
 
 
