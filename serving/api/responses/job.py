@@ -177,7 +177,7 @@ def _chat_request(
     fields: dict[str, Any],
 ) -> ChatRequest:
     tools = [
-        {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_unset=True)}
+        {"type": "function", "function": tool.described()}
         for tool in functions_of(request).values()
     ]
     reasoning, text = request.reasoning, request.text

@@ -161,6 +161,7 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
 def _tool(tool: FunctionTool | HostedTool) -> Body:
     """Returns a tool as it is used: arguments are bound to the schema only where that was asked."""
     if isinstance(tool, FunctionTool):
-        return {**tool.model_dump(), "strict": bool(tool.strict)}
+        unsaid = {"description": None, "parameters": None}
+        return {"type": "function", **unsaid, **tool.described(), "strict": bool(tool.strict)}
     used = tool.model_dump(exclude_none=True)
     return {"container": {"type": "auto"}, **used} if tool.type == "code_interpreter" else used

@@ -134,6 +134,26 @@ class StreamOptions(Loose):
     include_obfuscation: bool | None = None
 
 
+class PromptCacheOptions(Loose):
+    """How a prompt is cached. Prefixes are, in any case."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m", "12h"] | None = None
+    prewarm: bool | None = None
+    comparison_response_id: Annotated[Any, refuse("diagnostics are not supported")] = None
+
+    @field_validator("prewarm")
+    @classmethod
+    def _no_prewarming(cls, value: bool | None) -> bool | None:
+        if value:
+            raise PydanticCustomError(UNSUPPORTED, "is not supported")
+        return value
+
+
+Retention = Literal["in_memory", "24h"]
+Tier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
+
+
 def _input_tag(value: Any) -> str | None:
     return "@string" if isinstance(value, str) else "@items" if isinstance(value, list) else None
 
@@ -219,9 +239,9 @@ class CompactRequest(History):
 
     # Accepted: they do not change the answer.
     prompt_cache_key: Label | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-    service_tier: str | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: Retention | None = None
+    service_tier: Tier | None = None
 
     image: Annotated[Any, refuse("images are not supported by this model")] = None
 
@@ -251,10 +271,10 @@ class ResponsesRequest(PromptFields):
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     metadata: Metadata | None = None
     prompt_cache_key: Label | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: Retention | None = None
     safety_identifier: Label | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    service_tier: Tier | None = None
     user: Label | None = None
 
     # Refused by name.
@@ -278,15 +298,6 @@ class ResponsesRequest(PromptFields):
         if unknown := set(value or ()) - INCLUDABLE:
             name = sorted(unknown)[0][:64]
             raise PydanticCustomError("include", "has no such part: '{name}'", {"name": name})
-        return value
-
-    @field_validator("prompt_cache_options")
-    @classmethod
-    def _no_prewarming(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value.get("prewarm"):
-            raise PydanticCustomError(
-                UNSUPPORTED, "'prewarm' is not supported", {"field": "prewarm"}
-            )
         return value
 
     def includes(self, part: str) -> bool:

@@ -31,6 +31,10 @@ _LABELS: dict[str, BuiltInName] = {
 """What an `mcp` tool may be called."""
 
 
+Direct = Annotated[list[Literal["direct"]], Field(max_length=1)]
+"""Who calls a tool: the model, and no program of it."""
+
+
 class FunctionTool(Loose):
     """A function that the client runs."""
 
@@ -39,6 +43,16 @@ class FunctionTool(Loose):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    allowed_callers: Direct | None = None
+    runs_aside: Annotated[Literal[False] | None, Field(alias="async")] = None
+    defer_loading: Literal[False] | None = None
+    output_schema: dict[str, Any] | None = None
+    """Accepted: the model is shown what a function takes, not what it gives."""
+
+    def described(self) -> dict[str, Any]:
+        """Returns what a chat request says of the function, as far as this one says it."""
+        known = {"name", "description", "parameters", "strict"}
+        return self.model_dump(include=known, exclude_unset=True)
 
 
 class Container(Loose):
@@ -62,7 +76,7 @@ class CodeInterpreterTool(Loose):
 
     type: Literal["code_interpreter"]
     container: Container | None = None
-    allowed_callers: Annotated[list[Literal["direct"]], Field(max_length=1)] | None = None
+    allowed_callers: Direct | None = None
 
     @field_validator("container", mode="before")
     @classmethod
