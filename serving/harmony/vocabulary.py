@@ -38,7 +38,7 @@ END_OF_PROMPT: Final = 200_018
 STOP_TOKENS: Final = (RETURN, CALL, END_OF_TEXT)
 """The tokens that end a turn of the model. `<|end|>` is not one: it only ends a message."""
 
-_CONTROL_NAMES: Final = {
+CONTROL_NAMES: Final = {
     START_OF_TEXT: "<|startoftext|>",
     END_OF_TEXT: "<|endoftext|>",
     RETURN: "<|return|>",
@@ -140,7 +140,7 @@ class Vocabulary:
         if 0 <= token < ORDINARY_TOKENS:
             return self._encoding.decode_single_token_bytes(token)
         if ORDINARY_TOKENS <= token < SIZE:
-            return _CONTROL_NAMES.get(token, f"<|reserved_{token}|>").encode()
+            return CONTROL_NAMES.get(token, f"<|reserved_{token}|>").encode()
         raise ValueError(f"token {token} is not in the vocabulary of {SIZE}")
 
     def decode(self, tokens: Sequence[int]) -> str:

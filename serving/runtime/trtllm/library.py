@@ -2,7 +2,7 @@
 
 Signatures read in the public source, mid to late 2026: tensorrt_llm/llmapi/llm.py (1.3.0rc, with
 `priority`, `cache_salt` and `get_kv_cache_capacity`) and tensorrt_llm/executor/result.py at
-c2908f580b2c, a tree after 1.3.0rc26.
+c2908f580b2c, a tree after 1.3.0rc26; executor/base_worker.py at 000bd1a6c323, later still.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from serving.engine import EngineError
 
@@ -101,6 +104,8 @@ class Library:
     llm: Callable[..., Llm]
     sampling_params: Callable[..., Any]
     guided_decoding_params: Callable[..., Any]
+    tensor: Callable[[NDArray[np.float32]], Any]
+    """A torch.Tensor over an array's memory: what the executor's C++ side takes for a bias."""
     device_names: Callable[[], list[str]]
     """The GPUs that this process sees, in order, by product name."""
 
@@ -124,6 +129,7 @@ def load() -> Library:
         llm=tensorrt_llm.LLM,
         sampling_params=tensorrt_llm.SamplingParams,
         guided_decoding_params=GuidedDecodingParams,
+        tensor=lambda array: torch.from_numpy(array),
         device_names=lambda: [
             torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
         ],

@@ -7,6 +7,8 @@ Read in tensorrt_llm/sampling_params.py at 138362f44f01 and executor/result.py a
 * With `end_id` None a tokenizer is asked for it, and the stop tokens of generation_config.json are
   added. -1 is none; it is what TensorRT-LLM itself uses for `ignore_eos`.
 * `min_tokens` keeps back `end_id` alone, never `stop_token_ids`.
+* `embedding_bias` goes to a C++ constructor as it is, which takes a torch.Tensor and no array
+  (executor/base_worker.py at 000bd1a6c323).
 * `logprobs` K gives the K likeliest and the sampled token, before temperature (`RAW`).
 * Penalties work in the default sampler since pull request 16485 (July 2026). With one-model
   speculation they need `enable_penalty` (pull request 17701), and `min_p` is refused by
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from serving.job import Sampling
+from serving.runtime.trtllm import tags
 from serving.runtime.trtllm.library import Library
 
 PAD_ID = 199_999
@@ -136,7 +139,7 @@ def compose(sampling: Sampling, library: Library, rules: Rules) -> Any:
         repetition_penalty=_unless(sampling.repetition_penalty, 1.0),
         presence_penalty=_unless(sampling.presence_penalty, 0.0),
         frequency_penalty=_unless(sampling.frequency_penalty, 0.0),
-        embedding_bias=_bias(sampling.logit_bias, rules.vocab_size),
+        embedding_bias=_bias(sampling.logit_bias, rules.vocab_size, library),
         logprobs=sampling.logprobs,
         guided_decoding=_guide(sampling.grammar, library),
         detokenize=False,
@@ -148,14 +151,16 @@ def _unless(value: float, neutral: float) -> float | None:
     return None if value == neutral else value
 
 
-def _bias(logit_bias: Mapping[int, float], vocab_size: int) -> Any:
-    """Returns the bias of every token, float32 [vocab_size]; None for none."""
+def _bias(logit_bias: Mapping[int, float], vocab_size: int, library: Library) -> Any:
+    """Returns the bias of every token, a float32 torch.Tensor [vocab_size]; None for none."""
     if not logit_bias:
         return None
     bias = np.zeros(vocab_size, dtype=np.float32)
     bias[list(logit_bias)] = list(logit_bias.values())
-    return bias
+    return library.tensor(bias)
 
 
 def _guide(grammar: str | None, library: Library) -> Any:
-    return None if grammar is None else library.guided_decoding_params(structural_tag=grammar)
+    if grammar is None:
+        return None
+    return library.guided_decoding_params(structural_tag=tags.translate(grammar))

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tensorrt_llm.errors import EngineDeadError, RequestError
+from tensorrt_llm.refusals import check_bias, check_guide
 from tensorrt_llm.sampling_params import SamplingParams
 
 BLOCK_TOKENS = 32
@@ -45,21 +47,6 @@ _TEXTS = {
     "hang_detected": "Hang detected on rank 1 in PyExecutor.",
     "died_of_memory": "CUDA out of memory. Tried to allocate 2.00 GiB.",
 }
-
-
-class RequestError(RuntimeError):
-    """One request failed."""
-
-
-class EngineDeadError(RuntimeError):
-    """A worker died; every request fails with it, now and later."""
-
-    def __init__(self, root_cause: BaseException | None = None) -> None:
-        message = "Engine has died"
-        if root_cause is not None:
-            message += f": {type(root_cause).__name__}: {root_cause}"
-        super().__init__(message)
-        self.root_cause = root_cause
 
 
 @dataclass(slots=True)
@@ -248,6 +235,10 @@ class Engine:
         fault = names.get(prompt[1], "") if len(prompt) > 1 else ""
         if fault == "refused":
             raise RequestError("the worker refuses this request")
+        if parameters.embedding_bias is not None:
+            check_bias(parameters.embedding_bias)
+        if parameters.guided_decoding is not None:
+            check_guide(parameters.guided_decoding)
         self.submitted.append((prompt, parameters, salt, priority))
         with self._changed:
             self._requests[self._ids] = _Running(

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from serving import engine
 from serving.engine import (
@@ -114,6 +115,7 @@ def library(double: ModuleType) -> Library:
         guided_decoding_params=importlib.import_module(
             f"{double.__name__}.llmapi"
         ).GuidedDecodingParams,
+        tensor=torch.from_numpy,
         device_names=lambda: [KIND, KIND],
     )
 

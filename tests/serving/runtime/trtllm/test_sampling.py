@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
+import torch
 
+from serving.harmony.grammar import ANY_OBJECT, Constraint, structural_tag
 from serving.job import Sampling
-from serving.runtime.trtllm import sampling
+from serving.runtime.trtllm import sampling, tags
 from serving.runtime.trtllm.library import Library
 from serving.runtime.trtllm.sampling import Rules
 
 RULES = Rules(vocab_size=1000, guided=True)
+TAG = structural_tag(Constraint(schema=ANY_OBJECT)) or ""
 
 
 def test_every_parameter_is_mapped(library: Library) -> None:
@@ -26,7 +28,7 @@ def test_every_parameter_is_mapped(library: Library) -> None:
             logit_bias={3: -100.0, 999: 5.0},
             logprobs=4,
             stop_token_ids=(7, 8),
-            grammar='{"type": "structural_tag"}',
+            grammar=TAG,
         ),
         library,
         RULES,
@@ -37,14 +39,14 @@ def test_every_parameter_is_mapped(library: Library) -> None:
     assert composed.seed == 2**64 - 1  # TensorRT-LLM's seed is unsigned.
     assert composed.repetition_penalty == 1.1
     assert (composed.presence_penalty, composed.frequency_penalty) == (0.2, 0.3)
-    assert composed.embedding_bias.dtype == np.float32
+    assert composed.embedding_bias.dtype == torch.float32
     assert composed.embedding_bias.shape == (1000,)
     assert composed.embedding_bias[3] == -100.0
     assert composed.embedding_bias[999] == 5.0
-    assert np.count_nonzero(composed.embedding_bias) == 2
+    assert composed.embedding_bias.count_nonzero() == 2
     assert composed.logprobs == 4
     assert composed.stop_token_ids == [7, 8]
-    assert composed.guided_decoding.structural_tag == '{"type": "structural_tag"}'
+    assert composed.guided_decoding.structural_tag == tags.translate(TAG)
     assert composed.detokenize is False
 
 

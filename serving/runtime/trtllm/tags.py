@@ -1,0 +1,86 @@
+"""A structural tag in the words that TensorRT-LLM's xgrammar has.
+
+The service writes tags for xgrammar 0.2.8, with control tokens by their ids
+(serving/harmony/grammar.py). TensorRT-LLM 1.4.0rc1 requires 0.1.32, whose formats
+(python/xgrammar/structural_tag.py of that version) know neither `token`, `any_tokens`, `star` and
+`optional` nor a bound on white space; and TensorRT-LLM gives it a vocabulary in which a control
+token is its name as text (_torch/pyexecutor/grammar_matcher.py, tokenizer/tokenizer.py at
+08ed3ebc4c27). So here everything but JSON schemas becomes a grammar over text, in which free text
+has no `<|`: what is written between control tokens can neither hold one nor spell one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from serving.harmony.vocabulary import CONTROL_NAMES
+
+Format = dict[str, Any]
+
+_TEXT = '([^<] | "<"+ [^<|])* "<"*'
+"""Any text without `<|`."""
+
+
+def translate(tag: str) -> str:
+    """Returns the tag, as JSON. Raises ValueError for a format that the service does not write."""
+    written = msgspec.json.decode(tag, type=Format)
+    return msgspec.json.encode({**written, "format": _format(written["format"])}).decode()
+
+
+def _format(form: Format) -> Format:
+    """Returns a format of xgrammar 0.1.32."""
+    if not _has_schema(form):
+        return {"type": "grammar", "grammar": f"root ::= {_rule(form)}\n"}
+    kind = form["type"]
+    if kind == "json_schema":
+        return {"type": kind, "json_schema": form["json_schema"]}
+    if kind == "or":
+        return {"type": kind, "elements": [_format(each) for each in form["elements"]]}
+    if kind != "sequence":
+        raise ValueError(f"a schema within {kind}")
+    return {"type": kind, "elements": [_format(each) for each in _joined(form["elements"])]}
+
+
+def _joined(elements: Sequence[Format]) -> list[Format]:
+    """Returns the elements of a sequence with neighbours without a schema made one."""
+    found: list[Format] = []
+    for each in elements:
+        if found and not _has_schema(each) and not _has_schema(found[-1]):
+            found[-1] = {"type": "sequence", "elements": [found[-1], each]}
+        else:
+            found.append(each)
+    return found
+
+
+def _has_schema(form: Format) -> bool:
+    inner = [*form.get("elements", ()), *([form["content"]] if "content" in form else ())]
+    return form["type"] == "json_schema" or any(_has_schema(each) for each in inner)
+
+
+def _rule(form: Format) -> str:
+    """Returns a format as the right side of a rule of xgrammar's EBNF."""
+    match form["type"]:
+        case "token":
+            return _literal(CONTROL_NAMES[form["token"]])
+        case "const_string":
+            return _literal(form["value"])
+        case "any_tokens":
+            return f"({_TEXT})"
+        case "sequence":
+            return " ".join(_rule(each) for each in form["elements"])
+        case "or":
+            return f"({' | '.join(_rule(each) for each in form['elements'])})"
+        case "star":
+            return f"({_rule(form['content'])})*"
+        case "optional":
+            return f"({_rule(form['content'])})?"
+        case other:
+            raise ValueError(f"no grammar for {other}")
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
