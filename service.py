@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.announcement import announce
 from serving.app import create_app
+from serving.garbage import set_aside
 from serving.parent import leave_with_parent
 from serving.settings import SettingsError, load_settings
 
@@ -44,7 +45,7 @@ class Arguments(BaseModel):
 arguments = bentoml.use_arguments(Arguments)
 try:
     settings = load_settings()
-    api = create_app(settings)
+    api = create_app(settings, on_loaded=set_aside)
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
 reference = (

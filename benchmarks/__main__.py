@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.report import RESULTS, SUMMARY_NAME
 from serving.runtime.process import ENVIRONMENT
 
-NAMES = ("harmony", "boundary", "embedded", "stall", "serving")
+NAMES = ("harmony", "boundary", "request", "embedded", "stall", "serving", "first_byte")
 KNOWN = (*NAMES, "build", "gpu")
 
 

@@ -80,9 +80,10 @@ def _command(host: Host, port: int) -> list[str]:
 def make_app() -> object:
     """Returns the service's ASGI app, for `uvicorn --factory`."""
     from serving.app import create_app
+    from serving.garbage import set_aside
     from serving.settings import load_settings
 
-    return create_app(load_settings())
+    return create_app(load_settings(), on_loaded=set_aside)
 
 
 def _free_port() -> int:

@@ -42,12 +42,14 @@ def create_app(
     now: Callable[[], float] = time.time,
     make_id: Callable[[], str] = lambda: secrets.token_hex(12),
     launch: Launch | None = None,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """Returns the application.
 
     `app.state.service` is its `Service`. `app.state.engine_directory`, when the host has set it
     before the lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes
-    the supervisor: another one in tests.
+    the supervisor: another one in tests. `on_loaded` is called once the engine's directory is read;
+    a process that does nothing but serve passes `serving.garbage.set_aside`.
     """
     # A second series for each counter, with the time of its first count, is of no use to anyone.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -61,7 +63,7 @@ def create_app(
         now=now,
         on_failure=lambda reason: recorder.logger.error("response store", reason=reason),
     )
-    service = Service(settings, recorder, launch, clock=clock, today=today)
+    service = Service(settings, recorder, launch, clock=clock, today=today, on_loaded=on_loaded)
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(now)

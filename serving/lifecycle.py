@@ -74,11 +74,14 @@ class Service:
         *,
         clock: Callable[[], float],
         today: datetime.date,
+        on_loaded: Callable[[], None],
     ) -> None:
+        """`on_loaded` is called when all that this process needs is in its memory."""
         self._settings = settings
         self._recorder = recorder
         self._launch = launch
         self._clock = clock
+        self._on_loaded = on_loaded
         self._date = settings.date_at(today)
         self._supervised: Supervised | None = None
         self._backend: Backend | None = None
@@ -184,6 +187,7 @@ class Service:
             self._clock,
             self._grammars,
         )
+        self._on_loaded()
         self._backend = Backend(manifest, vocabulary, pipeline, self._date)
 
     def _on_transition(self, transition: Transition) -> None:

@@ -25,6 +25,7 @@ import msgspec
 
 from serving import engine
 from serving.engine import EngineError, RuntimeName
+from serving.garbage import set_aside
 from serving.runtime.channel import Inbox, Outbox
 from serving.runtime.contract import FatalError, Runtime
 from serving.runtime.framing import widen
@@ -73,6 +74,7 @@ class Process:
         try:
             runtime = self._load()
             self._loaded.set()
+            set_aside()
             ready = runtime.ready()
             self._outbox.send(ready)
             self.log("engine_ready", f"{ready.runtime} {ready.runtime_version} on {ready.device}")

@@ -131,7 +131,7 @@ class Metrics:
 
     def record(self, record: Record) -> None:
         """Counts one request that has ended. Called once a request."""
-        labels = self._labels
+        labels = tuple(self._labels.values())  # in order: by name they are sorted at each use
         self._requests.labels(record.route, record.lane, record.outcome, record.code).inc()
         if record.outcome == "aborted":
             self._aborts.labels(record.phase).inc()
@@ -139,17 +139,17 @@ class Metrics:
             self._recoveries.labels(kind).inc(count)
         if record.queue_seconds is None:
             return
-        self._queue.labels(**labels).observe(record.queue_seconds)
-        self._prompt.labels(**labels).inc(record.prompt_tokens)
-        self._generated.labels(**labels).inc(record.completion_tokens)
+        self._queue.labels(*labels).observe(record.queue_seconds)
+        self._prompt.labels(*labels).inc(record.prompt_tokens)
+        self._generated.labels(*labels).inc(record.completion_tokens)
         if record.first_token_seconds is not None:
-            self._first_token.labels(**labels).observe(record.first_token_seconds)
+            self._first_token.labels(*labels).observe(record.first_token_seconds)
         if record.seconds_per_token is not None:
-            self._per_token.labels(**labels).observe(record.seconds_per_token)
+            self._per_token.labels(*labels).observe(record.seconds_per_token)
         if record.outcome == "ok":
-            self._request.labels(**labels).observe(record.total_seconds)
+            self._request.labels(*labels).observe(record.total_seconds)
             for reason in record.finish_reasons:
-                self._success.labels(**labels, finished_reason=reason).inc()
+                self._success.labels(*labels, reason).inc()
 
     def count_unknown_fields(self, count: int) -> None:
         """Counts request fields that were ignored."""

@@ -14,7 +14,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.runtime.encoder.connection import (
     RETRY_AFTER_SECONDS,
     EncoderConnection,
-    TooLong,
+    TooLongError,
     Vectors,
     lost_error,
 )
@@ -85,7 +85,7 @@ class Encoder:
         try:
             connection = await self._connected()
             return await connection.encode(inputs, dimensions, truncate_tokens)
-        except TooLong as error:
+        except TooLongError as error:
             raise self._too_long(error, len(inputs)) from None
         finally:
             self._waiting -= 1
@@ -158,7 +158,7 @@ class Encoder:
         if not self._closed:
             self._on_failure(connection.why)
 
-    def _too_long(self, error: TooLong, inputs: int) -> ServingError:
+    def _too_long(self, error: TooLongError, inputs: int) -> ServingError:
         if error.place < 0:
             return ServingError(
                 ErrorKind.CONTEXT_LENGTH,

@@ -47,7 +47,7 @@ class _Work:
     vectors: list[bytes] = field(default_factory=list)
 
 
-class TooLong(Exception):  # noqa: N818
+class TooLongError(Exception):
     """An input (`place`), or all of them (-1), has more tokens than may be."""
 
     def __init__(self, place: int, tokens: int) -> None:
@@ -81,7 +81,7 @@ class EncoderConnection(asyncio.Protocol):
     ) -> Vectors:
         """Returns a vector of `dimensions` for each input.
 
-        Raises TooLong, and ServingError (ENGINE_UNAVAILABLE) when the encoder is lost. Cancelling
+        Raises TooLongError, and ServingError (ENGINE_UNAVAILABLE) when the encoder is lost. Cancelling
         takes the work back.
         """
         if self.over:
@@ -132,7 +132,7 @@ class EncoderConnection(asyncio.Protocol):
             case Refused():
                 work = self._work.pop(message.id, None)
                 if work is not None and not work.answer.done():
-                    work.answer.set_exception(TooLong(message.place, message.tokens))
+                    work.answer.set_exception(TooLongError(message.place, message.tokens))
 
     def _add(self, part: Part) -> None:
         work = self._work.get(part.id)

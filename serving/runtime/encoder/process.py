@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from serving.garbage import set_aside
 from serving.runtime.encoder.batches import BatchQueue
 from serving.runtime.encoder.description import TOKENIZER, EncoderError, read
 from serving.runtime.encoder.messages import (
@@ -139,6 +140,7 @@ def serve(end: socket.socket, options: argparse.Namespace) -> int:
         send(end, Fatal(ExitCode.REFUSED, str(error)))
         return ExitCode.REFUSED
     try:
+        set_aside()
         send(end, Loaded(time.monotonic() - began))
         loop.run()
     except ConnectionError:
