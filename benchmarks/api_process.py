@@ -40,7 +40,7 @@ class ApiProcess:
 @contextmanager
 def serving(engine: Path, host: Host) -> Iterator[ApiProcess]:
     """Runs the service on `engine` for as long as the block lasts."""
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "GPT_OSS_ENGINE": str(engine),
@@ -55,7 +55,7 @@ def serving(engine: Path, host: Host) -> Iterator[ApiProcess]:
         start_new_session=True,
     )
     try:
-        _wait_until_ready(port, process)
+        wait_until_ready(port, process)
         yield _find(port, psutil.Process(process.pid))
     finally:
         process.send_signal(signal.SIGTERM)
@@ -86,13 +86,15 @@ def make_app() -> object:
     return create_app(load_settings(), on_loaded=set_aside)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Returns when `/readyz` says so. Raises RuntimeError when that does not come about."""
     due = time.monotonic() + READY_SECONDS
     while time.monotonic() < due:
         if process.poll() is not None:

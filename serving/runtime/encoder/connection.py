@@ -81,8 +81,8 @@ class EncoderConnection(asyncio.Protocol):
     ) -> Vectors:
         """Returns a vector of `dimensions` for each input.
 
-        Raises TooLongError, and ServingError (ENGINE_UNAVAILABLE) when the encoder is lost. Cancelling
-        takes the work back.
+        Raises TooLongError, and ServingError (ENGINE_UNAVAILABLE) when the encoder is lost.
+        Cancelling takes the work back.
         """
         if self.over:
             raise lost_error()
