@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import assemble, gate, golden, manifest, probe, questions
+from engine_build import assemble, contents, gate, golden, manifest, probe, questions
 from engine_build.assemble import Wanted
 from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
@@ -23,7 +23,7 @@ from engine_build.profile import GateLimits, Precision, Profile, load
 from engine_build.report import Report
 from engine_build.settle import settle
 from serving import engine
-from serving.engine import Engine
+from serving.engine import Engine, Golden
 from tests.engine_build.scene import Scene, furnish
 
 LIMITS = GateLimits(least_agreement=0.9, most_divergence=0.1)
@@ -80,7 +80,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 def test_an_engine_like_its_reference_passes_and_says_so(scene: Scene) -> None:
-    built = run(scene, Pretended({WHOLE: 7, HALF: 7}, {WHOLE: 0.9, HALF: 0.8}))
+    pretended = Pretended({WHOLE: 7, HALF: 7}, {WHOLE: 0.9, HALF: 0.8})
+    built = run(scene, pretended)
     assert built.gate
     (found,) = built.gate.comparisons
     assert found.passed
@@ -89,6 +90,10 @@ def test_an_engine_like_its_reference_passes_and_says_so(scene: Scene) -> None:
     assert found.divergence == pytest.approx(0.9 * math.log(9 / 8) + 0.1 * math.log(0.5), abs=1e-6)
     assert built.gate.reference.activations == WHOLE
     assert engine.verify(scene.engine) == built
+    # Two engines were started: the one that passed has answered the golden prompts as well.
+    assert pretended.asked == [WHOLE, HALF]
+    assert not scene.recorded
+    assert [(one.name, set(one.tokens)) for one in built.golden] == [("greeting", {7})]
     report = msgspec.json.decode(scene.state.report(built.name).read_bytes(), type=Report)
     assert report.gate == built.gate
 
@@ -131,6 +136,39 @@ def test_a_fallback_that_does_not_pass_is_refused_with_both(scene: Scene) -> Non
         run(scene, Pretended({WHOLE: 7, HALF: 8, QUARTER: 9}), fallback=QUARTER)
 
 
+def test_a_fallback_to_the_published_weights_holds_the_published_files(scene: Scene) -> None:
+    scene.weights = "fp8"
+    published = scene.profile.model_copy(
+        update={"precision": Precision(weights="mxfp4", activations="auto")}
+    )
+
+    def ask(directory: Path, wanted: Sequence[Question]) -> list[Answer]:
+        token = 7 if engine.read(directory).precision.weights == "mxfp4" else 8
+        # Both directories hold what their manifest says.
+        contents.check(directory, engine.read(directory))
+        return [Answer((token,) * one.max_tokens) for one in wanted]
+
+    built = build(
+        scene.profile,
+        scene,
+        scene.state,
+        scene.steps(),
+        store=None,
+        record=scene.record,
+        gate=gate.Wanted(limits=LIMITS, reference=published, fallback=published, ask=ask),
+    ).engine
+    assert built.precision.weights == "mxfp4"
+    assert built.gate
+    (found,) = built.gate.comparisons
+    assert (found.precision.weights, found.passed) == ("fp8", False)
+    assert engine.verify(scene.engine) == built
+    contents.check(scene.engine, built)
+    held = {path.name for path in (scene.engine / "checkpoint").iterdir()}
+    assert held == {path.name for path in scene.origins.iterdir()}
+    # The fallback has the reference's precision, so it was not asked; its golden prompts ran.
+    assert built.golden[0].tokens == (3,)
+
+
 def test_a_failed_gate_leaves_the_engine_of_before(scene: Scene) -> None:
     before = scene.build(publish=False).engine
     with pytest.raises(BuildError):
@@ -166,18 +204,20 @@ def test_the_gpu_profile_compares_fp8_with_bf16_and_falls_back_to_it() -> None:
         assert other.mesh == settled.profile.mesh
 
 
-def test_the_embedded_runtime_passes_and_a_broken_scale_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The development model: bfloat16 passes against float32, one layer's experts times 16 not."""
+@pytest.fixture
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two questions and short answers, for engines that are run."""
     asked = questions.prompts(RANKS)
     few = {name: asked[name] for name in ("greeting", "sum")}
     monkeypatch.setattr(questions, "prompts", lambda _ranks: few)
     monkeypatch.setattr(gate, "TOKENS_A_QUESTION", 12)
-    wanted = load("development-bf16")
+
+
+def run_shipped(name: str, tmp_path: Path) -> tuple[Engine, State]:
+    """Builds a shipped profile of the development model, its gate's engines run for real."""
+    wanted = load(name)
     source = choose(wanted, None, State(tmp_path))
     assert isinstance(source, Compact)
-    settled = settle("development-bf16", None)
     scene = furnish(tmp_path)
     built = build(
         wanted,
@@ -185,15 +225,44 @@ def test_the_embedded_runtime_passes_and_a_broken_scale_does_not(
         scene.state,
         scene.steps(),
         store=None,
-        record=lambda _directory, _draft: (),
-        gate=settled.gate,
+        record=never,
+        gate=settle(name, None).gate,
     ).engine
+    return built, scene.state
+
+
+def never(_directory: Path, _built: Engine) -> tuple[Golden, ...]:
+    raise AssertionError("what passes the gate has answered the golden prompts there")
+
+
+@pytest.mark.usefixtures("few_questions")
+def test_int8_weights_are_compared_with_the_published_ones(tmp_path: Path) -> None:
+    built, state = run_shipped("development-int8", tmp_path)
+    assert built.precision.weights == "int8"
+    assert built.gate
+    assert built.gate.reference.weights == "mxfp4"
+    (found,) = built.gate.comparisons
+    assert found.passed
+    # Other numbers were compared, and near ones.
+    assert found.divergence
+    assert 0 < found.divergence < 0.01
+    assert [one.name for one in built.golden] == list(golden.CONVERSATIONS)
+    assert all(one.tokens for one in built.golden)
+    golden.check(state.engine(built.name), built)
+    assert not state.reference(built.name).exists()
+    assert not state.conversion(built.name).exists()
+
+
+@pytest.mark.usefixtures("few_questions")
+def test_the_embedded_runtime_passes_and_a_broken_scale_does_not(tmp_path: Path) -> None:
+    """The development model: bfloat16 passes against float32, one layer's experts times 16 not."""
+    built, state = run_shipped("development-bf16", tmp_path)
     assert built.precision.activations == HALF
     assert built.gate
     assert built.gate.comparisons[0].passed
 
-    directory = scene.state.engine(built.name)
-    assert settled.gate
+    directory = state.engine(built.name)
+    limits = GateLimits(least_agreement=0.98, most_divergence=0.01)
     reference = msgspec.structs.replace(
         built, precision=msgspec.structs.replace(built.precision, activations=WHOLE), files=()
     )
@@ -204,10 +273,10 @@ def test_the_embedded_runtime_passes_and_a_broken_scale_does_not(
     places = gate.positions(room)
     break_scales(directory / "checkpoint", "model.layers.1.mlp.experts.down_proj_scales")
     told = probe.ask(directory, [Question(place.context) for place in places])
-    found = gate.compare(built.precision, places, told, settled.gate.limits)
+    found = gate.compare(built.precision, places, told, limits)
     assert not found.passed
     assert found.divergence
-    assert found.divergence > 10 * settled.gate.limits.most_divergence
+    assert found.divergence > 10 * limits.most_divergence
 
 
 def break_scales(checkpoint: Path, name: str) -> None:
