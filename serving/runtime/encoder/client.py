@@ -1,7 +1,6 @@
 """The encoder as the API sees it: a process that the first request starts and later ones find.
 
-It is started anew by the next request after it has died, but not more often than every
-`RETRY_AFTER_SECONDS`.
+After it has died the next request starts another, but not before `RETRY_AFTER_SECONDS` are over.
 """
 
 from __future__ import annotations
@@ -122,7 +121,6 @@ class Encoder:
         try:
             if self._process is not None:
                 await self._process.wait(_STOP_SECONDS)
-            self._not_before = self._clock() + RETRY_AFTER_SECONDS
             connection = await self._spawn()
             try:
                 async with asyncio.timeout(LOAD_SECONDS):
@@ -142,7 +140,7 @@ class Encoder:
                 self.description.directory, {}, MODULE, self._options
             )
         except OSError as error:
-            self._on_failure(str(error))
+            self._fail(str(error))
             raise lost_error() from None
         self._process = process
         loop = asyncio.get_running_loop()
@@ -156,7 +154,11 @@ class Encoder:
             # It may still be saying why it leaves.
             asyncio.get_running_loop().call_later(_COLLECT_SECONDS, self._process.kill)
         if not self._closed:
-            self._on_failure(connection.why)
+            self._fail(connection.why)
+
+    def _fail(self, why: str) -> None:
+        self._not_before = self._clock() + RETRY_AFTER_SECONDS
+        self._on_failure(why)
 
     def _too_long(self, error: TooLongError, inputs: int) -> ServingError:
         if error.place < 0:
