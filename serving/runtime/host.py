@@ -26,6 +26,7 @@ import msgspec
 from serving import engine
 from serving.engine import EngineError, RuntimeName
 from serving.garbage import set_aside
+from serving.runtime import family
 from serving.runtime.channel import Inbox, Outbox
 from serving.runtime.contract import FatalError, Runtime
 from serving.runtime.framing import widen
@@ -142,7 +143,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def end_group() -> None:
-    """Ends this process now, and with it every process of a group that it leads."""
+    """Ends this process now, and with it every process that has come of it: those that carry the
+    mark of its start, and those of a group that it leads."""
+    family.end(os.environ.get(family.MARK, ""), spare=(os.getpid(),))
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(ExitCode.PARENT_LEFT)

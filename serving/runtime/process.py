@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import serving
+from serving.runtime import family
 from serving.runtime.framing import widen
 
 HOST = "serving.runtime.host"
@@ -36,11 +38,12 @@ class EngineProcess:
     """One engine process, the leader of its own session and process group.
 
     `exited` gets the return code (negative: the signal) when the process is gone. Whatever it has
-    started in its group dies with it.
+    started dies with it: its group, and those who have left that but carry its mark.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
         self._process = process
+        self._mark = mark
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self._collecting = threading.Lock()
@@ -62,6 +65,7 @@ class EngineProcess:
         `module` is what runs, the host of engines unless told otherwise; `options` are its own.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        mark = secrets.token_hex(16)
         try:
             with theirs:
                 widen(ours)
@@ -73,14 +77,14 @@ class EngineProcess:
                         *options,
                     ],
                     stdin=subprocess.DEVNULL,
-                    env=_environment(environment),
+                    env=_environment(environment) | {family.MARK: mark},
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
         except BaseException:
             ours.close()
             raise
-        return cls(process), ours
+        return cls(process, mark), ours
 
     @property
     def pid(self) -> int:
@@ -106,6 +110,7 @@ class EngineProcess:
         with self._collecting:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            family.end(self._mark, spare=(self._process.pid,))
             code = self._process.wait()
             self._collected = True
         with contextlib.suppress(RuntimeError):  # The loop has closed: nobody asks any more.

@@ -87,6 +87,52 @@ async def test_what_it_started_dies_with_it(process: EngineProcess, tmp_path: Pa
         os.close(child)
 
 
+DAEMON = """
+import os, pathlib, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        out = pathlib.Path(os.environ["OUT"])
+        (out / "daemon").write_text(str(os.getpid()))
+        (out / "daemon").rename(out / "ready")
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+time.sleep(600)
+"""
+
+
+async def test_what_has_left_its_group_and_session_dies_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "daemon.py").write_text(DAEMON)
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$OUT/daemon.py"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    process, end = EngineProcess.spawn(tmp_path, {"OUT": str(tmp_path)})
+    worker = int(await read(tmp_path / "ready", process))
+    assert os.getsid(worker) != process.pid
+    descriptor = os.pidfd_open(worker)
+    try:
+        process.kill()
+        assert await process.wait(WAIT_SECONDS) == -signal.SIGKILL
+        # It is gone when the end is told: what is started next finds its GPU free.
+        assert select.select([descriptor], [], [], 0)[0]
+    finally:
+        os.close(descriptor)
+        end.close()
+
+
+async def test_another_engine_process_is_left_alone(process: EngineProcess, tmp_path: Path) -> None:
+    await read(tmp_path / "ready", process)
+    other, end = EngineProcess.spawn(tmp_path / "engine", {"OUT": str(tmp_path), "EXTRA": "2"})
+    other.kill()
+    assert await other.wait(WAIT_SECONDS) == -signal.SIGKILL
+    end.close()
+    assert await process.wait(0.01) is None
+
+
 async def test_wait_does_not_wait_longer_than_told(process: EngineProcess) -> None:
     assert await process.wait(0.01) is None
 
