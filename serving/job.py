@@ -67,6 +67,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What constrains the output after a call of a built-in tool, or None."""
     harmony: bool = True
     """False: the output is plain text (raw completions)."""
+    begun: bool = False
+    """True: goes on with a response that has begun, which is not refused now for a full line."""
     lane: Lane = Lane.P1
     tenant: str = "default"
     route: str = "chat.completions"

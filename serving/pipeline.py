@@ -130,8 +130,12 @@ class Pipeline:
         limits = self._deadlines
         total_seconds = min(limits.total_seconds, job.deadline_seconds or limits.total_seconds)
         due = record.started + total_seconds
-        queue_seconds = max(0.0, min(limits.queue_seconds, due - self._clock()))
-        hold.ticket = await self.admission.acquire(job.lane, job.choices, queue_seconds)
+        queue_seconds = max(0.0, due - self._clock())
+        if not job.begun:
+            queue_seconds = min(limits.queue_seconds, queue_seconds)
+        hold.ticket = await self.admission.acquire(
+            job.lane, job.choices, queue_seconds, begun=job.begun
+        )
         record.admitted = self._clock()
         hold.stream = self.engine.open(job.prompt, samplings(job), priority=_PRIORITIES[job.lane])
         hold.watch = Watch(

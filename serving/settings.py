@@ -140,6 +140,7 @@ class Tools(Section):
     call_seconds: Seconds = 120.0
     output_bytes: Count = 32 * 1024
     max_calls: Count = 64
+    max_responses: Count = 256
 
 
 class Settings(BaseSettings):

@@ -77,15 +77,18 @@ class Admission:
         if self._waiting >= self._max_waiting and (self._waiting or not self._fits(1)):
             raise _overloaded()
 
-    async def acquire(self, lane: Lane, sequences: int, queue_seconds: float) -> Ticket:
+    async def acquire(
+        self, lane: Lane, sequences: int, queue_seconds: float, *, begun: bool = False
+    ) -> Ticket:
         """Waits for a ticket. A job of more sequences than the capacity runs alone.
 
         Raises ServingError: OVERLOADED at once when the line is full, QUEUE_TIMEOUT after
-        `queue_seconds` in it.
+        `queue_seconds` in it. A job that goes on with what has `begun` finds room in any line: it
+        had been let in before, and their number is bounded by those who begin them.
         """
         if not self._waiting and self._fits(sequences):
             return self._grant(sequences)
-        if self._waiting >= self._max_waiting:
+        if self._waiting >= self._max_waiting and not begun:
             raise _overloaded()
         waiter = Waiter(sequences)
         self._lanes[lane].append(waiter)

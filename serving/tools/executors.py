@@ -44,6 +44,7 @@ class Toolbox:
         self.on_call = on_call
         self.servers: Mapping[BuiltInName, ToolServer] = _servers(settings)
         self._client: httpx2.AsyncClient | None = None
+        self._live: set[Executors] = set()
         self._sessions: set[McpSession] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -63,6 +64,22 @@ class Toolbox:
     def executors(self, names: Iterable[BuiltInName]) -> Executors:
         """Returns executors for one response, none of them connected yet."""
         return Executors(self, names)
+
+    def enter(self, executors: Executors) -> None:
+        """Counts the executors of a response that begins. Raises ServingError (OVERLOADED) when
+        there are as many as there may be: a response that waits for a tool holds no ticket."""
+        if len(self._live) >= self.settings.max_responses:
+            raise ServingError(
+                ErrorKind.OVERLOADED,
+                "The server has as many requests with built-in tools as it can hold. Try again "
+                "later.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self._live.add(executors)
+
+    def leave(self, executors: Executors) -> None:
+        """Counts the executors of a response that is over, once."""
+        self._live.discard(executors)
 
     async def connect(self, name: BuiltInName) -> McpSession:
         """Returns a new session. Raises McpError."""
@@ -120,8 +137,9 @@ class Executors:
         self._sessions: dict[BuiltInName, McpSession] = {}
 
     async def open(self) -> None:
-        """Connects to all of them. Raises ServingError (TOOL_UNAVAILABLE) naming one that is not
-        there."""
+        """Connects to all of them. Raises ServingError: TOOL_UNAVAILABLE naming one that is not
+        there, or OVERLOADED."""
+        self._toolbox.enter(self)
         try:
             async with asyncio.TaskGroup() as group:
                 for name in self._names:
@@ -148,6 +166,7 @@ class Executors:
 
     def close(self) -> None:
         """Ends the sessions; returns at once."""
+        self._toolbox.leave(self)
         while self._sessions:
             self._toolbox.end(self._sessions.popitem()[1])
 

@@ -1,9 +1,9 @@
 """A job that may call built-in tools: generation and calls in turns, told as the events of one job.
 
 Each round is a job of its own to the pipeline: it waits for a ticket and gives it back before the
-executor is asked, so a tool that is slow holds no place in the engine's batch. Its prompt is the
-last one, what was generated, and the tool's output, token for token: the engine finds all but the
-output in its cache.
+executor is asked, so a tool that is slow holds no place in the engine's batch. A round after the
+first comes before jobs that have not begun. Its prompt is the last one, what was generated, and the
+tool's output, token for token: the engine finds all but the output in its cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from serving.events import (
 )
 from serving.harmony.built_in import continuation
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Job
+from serving.job import Job, Lane
 from serving.pipeline import Events
 from serving.tools.executors import Executors
 
@@ -160,6 +160,8 @@ class Rounds:
             ),
             deadline_seconds=seconds,
             route=ROUND_ROUTE,
+            begun=True,
+            lane=Lane.P0,
         )
 
     def _fitting(self, output: str, tokens: int) -> str | None:

@@ -107,6 +107,18 @@ async def test_an_executor_that_does_not_answer_is_given_up() -> None:
                 await toolbox.executors(["python"]).open()
 
 
+async def test_responses_with_tools_are_bounded() -> None:
+    async with ToolServer().running() as server, toolbox_of(server, max_responses=1) as toolbox:
+        first, second = toolbox.executors(["python"]), toolbox.executors(["python"])
+        await first.open()
+        with pytest.raises(ServingError) as refused:
+            await second.open()
+        assert refused.value.kind is ErrorKind.OVERLOADED
+        first.close()
+        first.close()
+        await second.open()
+
+
 async def test_a_token_goes_to_the_executor() -> None:
     async with ToolServer(token=TOKEN).running() as server, toolbox_of(server) as toolbox:
         executors = toolbox.executors(["python"])

@@ -22,10 +22,11 @@ from serving.events import (
     Usage,
 )
 from serving.harmony.built_in import continuation
-from serving.job import Job, Sampling
-from serving.settings import Tools
+from serving.job import Job, Lane, Sampling
+from serving.settings import Deadlines, Tools
 from serving.tools.executors import Executors, Outcome, Toolbox
 from serving.tools.rounds import LEFT_OUT, REFUSAL, ROUND_ROUTE, Allowance, Rounds
+from tests.serving.api.server import until
 from tests.serving.harmony.oracle import tokenize
 from tests.serving.scene import Scene, Stage, job
 
@@ -162,6 +163,28 @@ async def test_no_ticket_is_held_while_a_tool_runs(stage: Stage) -> None:
     executors.go.set()
     await show.generate(FINAL, 2)
     await show.task
+
+
+async def test_a_round_goes_before_those_who_wait_and_is_not_refused(stage: Stage) -> None:
+    scene, executors = stage(Deadlines(queue_seconds=0.05), capacity=1), Played()
+    executors.go.clear()
+    show = Show(scene, executors)
+    await show.generate(CALL, 0)
+    await executors.asked.wait()
+    others = [scene.start(job()) for _ in range(11)]
+    running = await scene.engine.next_stream(1)
+    await until(lambda: scene.admission.waiting == 10)
+    with pytest.raises(ServingError, match="as many requests"):
+        await scene.start(job())
+    executors.go.set()
+    await until(lambda: scene.admission.waiting_in(Lane.P0) == 1)
+    # Those who wait have had their time by now; the round has that of its response.
+    await asyncio.gather(*others[1:], return_exceptions=True)
+    running.give(scene.answer("Hi"), finish="stop")
+    await show.generate(FINAL, 2)
+    await show.task
+    await others[0]
+    assert all(isinstance(other.exception(), ServingError) for other in others[1:])
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ async def client(
     directory: Path, executor: ToolServer, tmp_path: Path
 ) -> AsyncGenerator[openai.AsyncOpenAI]:
     where = {"url": executor.url}
-    tools = {"python": where, "browser": where, "call_seconds": 0.3, "max_calls": 3}
+    tools = {"python": where, "browser": where, "max_calls": 3}
     async with running(directory, tmp_path / "store", tools) as (_, client):
         yield client
 
@@ -252,7 +252,7 @@ async def test_the_stream_is_the_answer_in_pieces(
     ]
 
 
-@pytest.mark.parametrize("words", ["please fail here", "please wait", "please garbage no json"])
+@pytest.mark.parametrize("words", ["please fail here", "please garbage no json"])
 async def test_a_call_that_fails_is_told_to_the_model_and_shown(
     client: openai.AsyncOpenAI, words: str
 ) -> None:
@@ -260,6 +260,18 @@ async def test_a_call_that_fails_is_told_to_the_model_and_shown(
     assert (response.status, response.output_text) == ("completed", "Done.")
     assert response.output[1].type == "code_interpreter_call"
     assert response.output[1].status == "failed"
+
+
+async def test_a_call_that_takes_too_long_is_told_to_the_model(
+    directory: Path, executor: ToolServer, tmp_path: Path
+) -> None:
+    tools = {"python": {"url": executor.url}, "call_seconds": 0.05}
+    async with running(directory, tmp_path / "store", tools) as (_, client):
+        response = await client.responses.create(model=MODEL, input="please wait", tools=[PYTHON])
+        assert (response.status, response.output_text) == ("completed", "Done.")
+        assert response.output[1].to_dict()["status"] == "failed"
+        async with asyncio.timeout(10):
+            await executor.told_to_stop.wait()
 
 
 async def test_a_search_without_arguments_is_not_made(
