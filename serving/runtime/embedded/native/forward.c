@@ -5,8 +5,8 @@
 #include "attention.h"
 #include "matrix.h"
 
-#define LEAST_SHARED (1 << 20) /* multiplications that are worth a second thread */
-#define LEAST_SHARED_ROWS 32   /* rows that are, for work that grows with the hidden size alone */
+#define LEAST_WORK (1 << 19)  /* multiplications that are worth a thread */
+#define LEAST_SHARED_ROWS 32  /* rows that are worth several, for work that is small for each */
 
 typedef struct {
     const float *attention_norm, *experts_norm; /* (hidden,) */
@@ -111,7 +111,8 @@ static int64_t lay_out(const Model *model, int64_t tokens, char *base, Room *roo
 
 /* How many threads so many multiplications are worth. */
 static int threads_for(const Pass *pass, int64_t multiplications) {
-    return multiplications < LEAST_SHARED ? 1 : pass->threads;
+    int64_t worth = multiplications / LEAST_WORK;
+    return worth < 1 ? 1 : worth < pass->threads ? (int)worth : pass->threads;
 }
 
 static void linear(const Pass *pass, const Matrix *matrix, const bf16 *from, void *to,
