@@ -1,47 +1,67 @@
-"""The least that can stream: a Starlette app that reads the body and sends one chunk every step.
+"""The least that can stream: an ASGI app that reads the body and sends one chunk every step.
 
-It stands for what HTTP, uvicorn and the machine cost by themselves, on the same connection and with
-the same bytes: `uvicorn --factory benchmarks.bare_app:make_app`.
+It stands for what HTTP, uvicorn and the machine cost by themselves, with as many bytes on as many
+connections: `uvicorn benchmarks.bare_app:app`. As an engine does, one timer wakes all streams.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from typing import Any
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 CHUNK = b"data: " + b"x" * 240 + b"\n\n"
 """About as long as a chunk of Chat Completions."""
 END = b'data: {"completion_tokens":%d,}\n\ndata: [DONE]\n\n'
 
 
-def make_app() -> Starlette:
-    """Returns the app. A request says how many chunks it gets, `max_tokens`, and `step_seconds`."""
+class BareApp:
+    """`max_tokens` of a request is how many chunks it gets, `step_seconds` how far apart."""
 
-    async def stream(request: Request) -> StreamingResponse:
-        body = json.loads(await request.body())
-        return StreamingResponse(
-            _chunks(body["max_tokens"], body["step_seconds"]), media_type="text/event-stream"
-        )
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
 
-    async def ready(request: Request) -> PlainTextResponse:
-        return PlainTextResponse("ready")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a POST with a stream, and everything else with an empty page."""
+        if scope["type"] != "http":
+            return
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] != "POST":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        asked = await _read(receive)
+        for _ in range(asked["max_tokens"]):
+            await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+            await self._step(asked["step_seconds"])
+        await send({"type": "http.response.body", "body": END % asked["max_tokens"]})
 
-    return Starlette(
-        routes=[Route("/v1/chat/completions", stream, methods=["POST"]), Route("/readyz", ready)]
-    )
+    async def _step(self, seconds: float) -> None:
+        """Returns at the next step, which is the same for all streams."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_later(seconds, self._wake)
+        future = loop.create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
 
-async def _chunks(count: int, step_seconds: float) -> AsyncGenerator[bytes]:
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    for _ in range(count):
-        yield CHUNK
-        due += step_seconds
-        await asyncio.sleep(max(0.0, due - loop.time()))
-    yield END % count
+async def _read(receive: Receive) -> dict[str, Any]:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    asked: dict[str, Any] = json.loads(body)
+    return asked
+
+
+app = BareApp()

@@ -97,7 +97,7 @@ def bare() -> Iterator[int]:
     """Runs the bare app and yields its port."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "benchmarks.bare_app:make_app"),
+        *(sys.executable, "-m", "uvicorn", "benchmarks.bare_app:app", "--lifespan", "off"),
         *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
         *("--host", "127.0.0.1", "--port", str(port)),
     ]

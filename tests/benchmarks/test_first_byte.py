@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.bare_app import make_app
-from benchmarks.first_byte import request, take_turns
+import asyncio
+
+from benchmarks.first_byte import bare, request, take_turns
 from benchmarks.http_load import load
 from benchmarks.serving import check
-from tests.serving.api.server import listening
 
 
-async def test_the_bare_app_gives_the_chunks_that_a_request_asks_for() -> None:
-    async with listening(make_app()) as port:
-        results = await load(port, [request(port, 5)] * 3)
-    check(results, 5)
-    assert [result.events for result in results] == [7, 7, 7]
-    assert all(result.sent < result.first < result.last for result in results)
-
-
-async def test_each_line_takes_its_turns_and_the_first_is_not_counted() -> None:
-    async with listening(make_app()) as port:
-        results = await take_turns(port, streams=4, turns=3, tokens=3)
-    check(results, 3)
-    assert len(results) == 4 * 2
+def test_lines_take_turns_over_an_app_that_gives_what_it_is_asked_for() -> None:
+    with bare() as port:
+        at_once = asyncio.run(load(port, [request(port, 5)] * 3))
+        in_turns = asyncio.run(take_turns(port, streams=4, turns=3, tokens=3))
+    check(at_once, 5)
+    assert [result.events for result in at_once] == [7, 7, 7]
+    assert all(result.sent < result.first < result.last for result in at_once)
+    check(in_turns, 3)
+    assert len(in_turns) == 4 * 2, "the first stream of each line is not counted"
