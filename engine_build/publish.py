@@ -137,8 +137,10 @@ def labels(built: Engine) -> dict[str, str]:
         "device": _label(built.device.kind),
         "device_count": str(built.device.count),
         "weights": built.precision.weights,
+        "activations": built.precision.activations,
         "kv_cache": built.precision.kv_cache,
         "model": _label(built.model.name),
+        "revision": _label(built.model.revision),
         "stand_in": str(built.model.stand_in).lower(),
     }
 
