@@ -347,6 +347,24 @@ async def test_a_response_in_the_background_runs_tools(
     assert (ended.status, ended.output_text) == ("completed", "Done.")
 
 
+async def test_a_turn_on_a_websocket_runs_tools(
+    client: openai.AsyncOpenAI, executor: ToolServer
+) -> None:
+    async with client.responses.connect() as connection:
+        await connection.response.create(model=MODEL, input="please run me", tools=[PYTHON])
+        events: list[Any] = []
+        while not events or events[-1].type not in ("response.completed", "error"):
+            events.append(await connection.recv())
+        assert "response.code_interpreter_call.completed" in [event.type for event in events]
+        assert events[-1].response.output_text == "Done."
+        # Leaving in the midst of a call ends it.
+        await connection.response.create(model=MODEL, input="please wait", tools=[PYTHON])
+        await until(lambda: len(executor.calls) == 2)
+    async with asyncio.timeout(10):
+        await executor.told_to_stop.wait()
+    await until(lambda: not executor.sessions)
+
+
 async def test_prompts_with_tools_can_be_counted(client: openai.AsyncOpenAI) -> None:
     without = await client.responses.input_tokens.count(model=MODEL, input="Hi")
     offered = await client.responses.input_tokens.count(model=MODEL, input="Hi", tools=[PYTHON])
