@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from openai.types import conversations, responses, shared_params
@@ -18,7 +18,6 @@ from openai.types.responses.response_compact_params import ResponseCompactParams
 from openai.types.responses.response_retrieve_params import ResponseRetrieveParamsBase
 from openai.types.responses.responses_client_event import ResponseCreate
 from pydantic import BaseModel
-from typing_extensions import get_type_hints, is_typeddict
 
 from serving.api.body import check
 from serving.api.conversations import schema as conversation
@@ -90,7 +89,7 @@ def values() -> Iterator[tuple[str, Any]]:
     }
     for prefix, specified in groups.items():
         for name, hint in get_type_hints(specified).items():
-            if name != "model" and not is_typeddict(hint):
+            if name != "model":
                 yield from ((prefix + name, value) for value in literals(hint))
 
 
