@@ -17,9 +17,16 @@ from typing import Any
 
 import msgspec
 
-from serving.harmony.vocabulary import CONTROL_NAMES
-
 Format = dict[str, Any]
+
+CONTROL_NAMES = {
+    200_003: "<|constrain|>",
+    200_005: "<|channel|>",
+    200_006: "<|start|>",
+    200_007: "<|end|>",
+    200_008: "<|message|>",
+}
+"""The control tokens within an answer, as the checkpoint's tokenizer.json names them."""
 
 _TEXT = '([^<] | "<"+ [^<|])* "<"*'
 """Any text without `<|`."""
@@ -65,7 +72,7 @@ def _rule(form: Format) -> str:
     """Returns a format as the right side of a rule of xgrammar's EBNF."""
     match form["type"]:
         case "token":
-            return _literal(CONTROL_NAMES[form["token"]])
+            return _literal(_name(form["token"]))
         case "const_string":
             return _literal(form["value"])
         case "any_tokens":
@@ -80,6 +87,12 @@ def _rule(form: Format) -> str:
             return f"({_rule(form['content'])})?"
         case other:
             raise ValueError(f"no grammar for {other}")
+
+
+def _name(token: int) -> str:
+    if token not in CONTROL_NAMES:
+        raise ValueError(f"no name for token {token}")
+    return CONTROL_NAMES[token]
 
 
 def _literal(text: str) -> str:

@@ -125,6 +125,10 @@ def test_free_text_holds_no_control_token_and_spells_no_other(
     assert not all(matcher.accept(token) for token in vocabulary.encode("|call|>"))
 
 
+def test_the_names_are_those_of_the_vocabulary() -> None:
+    assert tags.CONTROL_NAMES.items() <= CONTROL_NAMES.items()
+
+
 def formats(form: Any) -> set[str]:
     """Returns the kinds of formats in a tag; a schema is not looked into."""
     if isinstance(form, list):
@@ -149,10 +153,11 @@ def test_nothing_is_left_that_the_older_xgrammar_does_not_know() -> None:
     [
         {"type": "any_text"},
         {"type": "star", "content": {"type": "json_schema", "json_schema": True}},
+        {"type": "token", "token": 7},
     ],
 )
 def test_a_format_that_the_service_does_not_write_is_refused(form: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"any_text|star"):
+    with pytest.raises(ValueError, match=r"any_text|star|token 7"):
         tags.translate(json.dumps({"type": "structural_tag", "format": form}))
 
 
