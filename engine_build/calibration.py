@@ -25,10 +25,12 @@ import msgspec
 
 import model_assets
 from engine_build import durable, fp8
+from engine_build.contents import is_cut
 from engine_build.failure import BuildError, ExitCode
+from serving.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Engine
 from serving.harmony.conversation import Assistant, Conversation, ReasoningEffort, System, User
 from serving.harmony.render import render
-from serving.harmony.vocabulary import Vocabulary
+from serving.harmony.vocabulary import Vocabulary, VocabularyError
 
 SET = Path(model_assets.__file__).parent / "calibration.json"
 SCHEMA_VERSION = 1
@@ -127,6 +129,38 @@ def calibrate(
         tokens=sum(map(len, asked.values())),
         margin=margin,
         sites=sites,
+    )
+
+
+def measure(directory: Path, built: Engine) -> Scales:
+    """Returns the scales of an engine's model, run on the CPU by the embedded runtime.
+
+    Raises BuildError: CONFIGURATION for an engine of rank files, DATA for a checkpoint that does
+    not load or gives what is no number.
+    """
+    # Here, because torch takes a while.
+    from engine_build.calibration_probe import probe
+    from serving.runtime.embedded.checkpoint import CheckpointError, read_config
+
+    if is_cut(built.runtime, built.mesh):
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{directory}: is cut into {built.mesh.tensor_parallel} rank files",
+            "Calibrate an engine of the same checkpoint in one piece",
+        )
+    try:
+        asked = prompts(Vocabulary.load(directory / RANKS_PATH))
+        checkpoint = directory / CHECKPOINT_DIRECTORY
+        config = read_config(checkpoint)
+        run = probe(checkpoint, max(map(len, asked.values())))
+    except (CheckpointError, VocabularyError) as error:
+        raise BuildError(ExitCode.DATA, str(error)) from None
+    return calibrate(
+        asked,
+        run,
+        layers=config.num_layers,
+        swiglu_limit=config.swiglu_limit,
+        sha256=durable.sha256(SET),
     )
 
 

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         ("inspect", inspect),
         ("verify", verify),
         ("tune", tune_engine),
+        ("calibrate", calibrate),
         ("publish", publish_engine),
         ("export", export),
         ("import", import_engine),
@@ -85,6 +86,24 @@ def tune_engine(
     for line in tune.lines(report):
         typer.echo(line)
     typer.echo(f"Report: {state.tuning(built.name)}")
+
+
+def calibrate(name: EngineName) -> None:
+    """Measures static scales for FP8 activations, with the calibration set, on the CPU."""
+    # Here, because numpy takes a while and the other commands need none.
+    from engine_build import calibration
+
+    directory = _find(name)
+    built = engine.read(directory)
+    with _steps().step("Running the calibration set"):
+        scales = calibration.measure(directory, built)
+    path = place.state().scales(built.name)
+    calibration.write(path, scales)
+    largest = max(site.largest for site in scales.sites.values() if site.measured)
+    typer.echo(
+        f"{path}: {len(scales.sites)} scales from {scales.prompts} prompts of {scales.tokens} "
+        f"tokens; the largest number that came to an expert is {largest:.4g}"
+    )
 
 
 def publish_engine(

@@ -44,6 +44,10 @@ class State:
         """Returns the report of an engine's last tuning."""
         return self.root / "engines" / f"{name}.tune.json"
 
+    def scales(self, name: str) -> Path:
+        """Returns the static scales for activations that were measured with an engine."""
+        return self.root / "engines" / f"{name}.activation_scales.json"
+
     def lock(self, name: str) -> Path:
         """Returns the file that one build of this engine at a time holds locked."""
         return self.root / "engines" / f".{name}.lock"

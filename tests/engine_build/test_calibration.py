@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from benchmarks.synthetic import generate
-from engine_build import calibration, fp8
+from engine_build import calibration, durable, fp8
 from engine_build.calibration import Scales
 from engine_build.calibration_probe import probe
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS
 from model_assets.development.shape import Shape
+from serving import engine
+from serving.engine import RANKS_PATH, Mesh
 from serving.harmony.vocabulary import Vocabulary
 from serving.runtime.embedded.experts import SwiGlu
 from serving.runtime.embedded.kv_store import KvStore
@@ -23,6 +26,10 @@ from serving.runtime.embedded.loading import load_model
 from serving.runtime.embedded.model import Model, Norm
 from serving.runtime.embedded.plan import Planner, Span
 from tests.engine_build.checkpoints import SMALL
+from tests.engine_build.scene import Scene
+
+# BentoML 1.4.39 makes its patterns in a way that pathspec warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 
 CPU = torch.device("cpu")
 GATE_UP = "model.layers.{}.mlp.experts.gate_up_proj"
@@ -132,3 +139,36 @@ def test_the_probe_sees_every_token_in_every_layer(checkpoint: Path) -> None:
         assert list(found) == [GATE_UP.format(layer) for layer in range(SMALL.num_hidden_layers)]
         assert list(found.values()) == pytest.approx(expected, rel=1e-3)
     assert dict(run(tokens[:1])) != found
+
+
+def test_the_command_writes_the_scales_beside_the_engine(
+    scene: Scene,
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = {"one": [1, 2, 3], "two": [4] * 40}
+    monkeypatch.setattr(calibration, "prompts", lambda _vocabulary: asked)
+    ranks = scene.engine / RANKS_PATH
+    ranks.parent.mkdir()
+    ranks.symlink_to(RANKS)
+    assert run("calibrate", "gpt-oss-development") == 0
+    assert "2 scales from 2 prompts of 43 tokens" in capsys.readouterr().out
+    found = calibration.read(scene.state.scales("gpt-oss-development"))
+    assert found.sites[GATE_UP.format(0)].largest > 0
+    assert found.calibration_sha256 == durable.sha256(calibration.SET)
+
+
+def test_rank_files_are_not_calibrated(scene: Scene) -> None:
+    built = engine.read(scene.engine)
+    cut = msgspec.structs.replace(built, mesh=Mesh(tensor_parallel=2, expert_parallel=2))
+    with pytest.raises(BuildError, match="is cut into 2 rank files") as info:
+        calibration.measure(scene.engine, cut)
+    assert info.value.exit_code is ExitCode.CONFIGURATION
+
+
+def test_a_checkpoint_that_does_not_load_is_named(scene: Scene) -> None:
+    built = engine.read(scene.engine)
+    with pytest.raises(BuildError, match=r"o200k_base\.tiktoken\.xz") as info:
+        calibration.measure(scene.engine, built)
+    assert info.value.exit_code is ExitCode.DATA
