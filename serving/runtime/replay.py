@@ -113,7 +113,10 @@ class ReplayRuntime:
             blocks=self._blocks_total,
             device="cpu",
             load_seconds=self._load_seconds,
-            capabilities=("logprobs", "logit_bias", "penalties", "min_p"),
+            capabilities=(
+                *("logprobs", "logit_bias", "penalties", "min_p"),
+                *(("grammar",) if self._script.keeps_to_grammars else ()),
+            ),
         )
 
     def submit(self, request: Generate) -> None:

@@ -160,6 +160,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a running sequence gets in a step, as with speculative decoding."""
     prefill_tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """How fast prompts are read, one after the other, cached tokens apart; None: at once."""
+    keeps_to_grammars: bool = False
+    """The engine says that it can hold answers to grammars; that they fit is the script's doing."""
 
 
 def encode(script: Script) -> bytes:

@@ -253,3 +253,9 @@ def test_counters_add_up(tmp_path: Path) -> None:
 def test_ready_tells_the_limits_of_the_manifest(tmp_path: Path) -> None:
     ready = bench(tmp_path, TEN).runtime.ready()
     assert (ready.runtime, ready.max_batch_size, ready.max_seq_len) == ("replay", 64, 131_072)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_script_may_promise_to_keep_to_grammars(tmp_path: Path, keeps: bool) -> None:
+    script = Script(scenarios=(Scenario(steps=(TEN,)),), keeps_to_grammars=keeps)
+    assert ("grammar" in Bench(tmp_path, script).runtime.ready().capabilities) is keeps
