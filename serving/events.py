@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+Channel = Literal["analysis", "commentary"]
 
 
 class Reasoning(msgspec.Struct, frozen=True, gc=False):
@@ -57,11 +58,13 @@ class ToolCallArguments(msgspec.Struct, frozen=True, gc=False):
 class BuiltInCallStart(msgspec.Struct, frozen=True, gc=False):
     """The model has begun a call of a built-in tool; its input comes as `ToolCallArguments`.
 
-    `name` is the recipient: `python`, or `browser.search` and the like.
+    `name` is the recipient: `python`, or `browser.search` and the like. What the tool says goes
+    back on the same `channel`.
     """
 
     index: int
     name: str
+    channel: Channel = "analysis"
 
 
 class BuiltInCallRunning(msgspec.Struct, frozen=True, gc=False):

@@ -2,7 +2,7 @@
 
 The system message offers them, each as a namespace of its own; the words are those of
 openai-harmony 0.0.8, and the tests hold them to that. A call goes to a recipient (`python`,
-`browser.search`) on the analysis channel, and what the tool says comes back from there.
+`browser.search`) on the analysis channel, and what the tool says comes back from there on the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from serving.events import BuiltInCallStart
 from serving.harmony.conversation import BuiltInName, BuiltInTool, FunctionTool
 from serving.harmony.schema import comment, namespace
 from serving.harmony.vocabulary import CALL, CHANNEL, END, MESSAGE, START, Vocabulary
@@ -115,7 +116,10 @@ def built_in_section(tools: Sequence[BuiltInTool]) -> str:
 
 
 def continuation(
-    generated: Sequence[int], recipient: str, output: str, vocabulary: Vocabulary
+    generated: Sequence[int],
+    call: BuiltInCallStart,
+    output: str,
+    vocabulary: Vocabulary,
 ) -> list[int]:
     """Returns what follows a prompt whose generation ended in a call of a built-in tool.
 
@@ -127,10 +131,10 @@ def continuation(
         *generated[:-1],
         CALL,
         START,
-        *vocabulary.encode(recipient),
+        *vocabulary.encode(call.name),
         *vocabulary.phrase(" to=assistant"),
         CHANNEL,
-        *vocabulary.phrase("analysis"),
+        *vocabulary.phrase(call.channel),
         MESSAGE,
         *vocabulary.encode(output),
         END,

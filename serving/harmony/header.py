@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from serving.events import Channel
 from serving.harmony.vocabulary import CHANNEL, CONSTRAIN
 
 
@@ -34,17 +35,17 @@ class Section(NamedTuple):
 class Header(NamedTuple):
     """The meaning of a header.
 
-    `tool` is the name of an offered tool, for `Kind.CALL` alone: a function of the client's, or,
-    with `built_in`, the recipient of a built-in tool. `rest` is the text that is no part of a
-    header, without leading white space: the body, when `<|message|>` is missing. `oddities` names
-    what had to be guessed.
+    `tool` is the name of an offered tool, for `Kind.CALL` alone: a function of the client's, or the
+    recipient of a built-in tool; `built_in` is the channel of the latter. `rest` is the text that
+    is no part of a header, without leading white space: the body, when `<|message|>` is missing.
+    `oddities` names what had to be guessed.
     """
 
     kind: Kind
     tool: str | None
     rest: str
     oddities: tuple[str, ...]
-    built_in: bool = False
+    built_in: Channel | None = None
 
 
 _CHANNELS: Final = "analysis|commentary|final"
@@ -167,7 +168,9 @@ class _Reader:
         elif self._channel is None:
             self._oddities.append("unknown_channel")
         if target is not None:
-            return Header(Kind.CALL, target.name, rest, tuple(self._oddities), target.built_in)
+            channel: Channel = "commentary" if self._channel == "commentary" else "analysis"
+            built_in = channel if target.built_in else None
+            return Header(Kind.CALL, target.name, rest, tuple(self._oddities), built_in)
         kind = Kind.REASONING if self._channel == "analysis" else Kind.CONTENT
         return Header(kind, None, rest, tuple(self._oddities))
 

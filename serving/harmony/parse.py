@@ -272,8 +272,10 @@ class Parser:
         self._lead = SEPARATOR if header.kind in self._shown else ""
         self.content_open = header.kind is Kind.CONTENT
         if header.tool is not None:
-            start = BuiltInCallStart if header.built_in else ToolCallStart
-            events.append(start(self.tool_calls, header.tool))
+            if header.built_in is not None:
+                events.append(BuiltInCallStart(self.tool_calls, header.tool, header.built_in))
+            else:
+                events.append(ToolCallStart(self.tool_calls, header.tool))
             self.tool_calls += 1
 
     def _extend_body(self, token: int) -> None:

@@ -126,7 +126,7 @@ class Rounds:
     async def _call(self, last: _Round, due: float) -> BuiltInCallEnded:
         """Has the call made that a round ended in."""
         output, outcome = await self._executors.call(
-            last.recipient, last.text, max(0.0, due - self._clock())
+            last.call.name, last.text, max(0.0, due - self._clock())
         )
         return BuiltInCallEnded(output, outcome)
 
@@ -140,7 +140,7 @@ class Rounds:
         told = self._fitting(output, room - FRAME_TOKENS - ANSWER_TOKENS)
         if told is None or self._refusals > MOST_REFUSALS:
             return None
-        prompt = job.prompt + continuation(generated, last.recipient, told, self._vocabulary)
+        prompt = job.prompt + continuation(generated, last.call, told, self._vocabulary)
         max_tokens = min(
             job.sampling.max_tokens - len(generated),
             self._allowance.context_tokens - len(prompt),
@@ -179,9 +179,8 @@ class _Round:
     """One round as its events tell it: whether it ended in a call of a built-in tool, and which."""
 
     def __init__(self) -> None:
-        self.recipient = ""
+        self._call: BuiltInCallStart | None = None
         self._pieces: list[str] = []
-        self._call_is_last = False
         self._finished: Finished | None = None
 
     @property
@@ -194,7 +193,14 @@ class _Round:
     @property
     def ends_in_call(self) -> bool:
         """Whether a built-in call is the last thing that was written, and whole."""
-        return self._call_is_last and self.finished.reason == "tool_calls"
+        return self._call is not None and self.finished.reason == "tool_calls"
+
+    @property
+    def call(self) -> BuiltInCallStart:
+        """The call that the round ended in. Raises ValueError where there is none."""
+        if self._call is None:
+            raise ValueError("the round has not ended in a call")
+        return self._call
 
     @property
     def text(self) -> str:
@@ -207,13 +213,12 @@ class _Round:
             if isinstance(event, Finished):
                 self._finished = event
             elif isinstance(event, BuiltInCallStart):
-                self.recipient = event.name
+                self._call = event
                 self._pieces.clear()
-                self._call_is_last = True
             elif isinstance(event, ToolCallArguments):
                 self._pieces.append(event.text)
             else:
-                self._call_is_last = False
+                self._call = None
         return batch if self._finished is None else batch[:-1]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from serving.events import (
     BuiltInCallStart,
+    Channel,
     Content,
     Event,
     Reasoning,
@@ -74,7 +75,9 @@ def test_a_call_and_its_output_continue_the_prompt_as_the_library_renders_them(
 ) -> None:
     generated = ids(f" to={recipient}<|channel|>analysis code<|message|>{call}<|call|>")
     prompt = render(Conversation(system=System(), turns=(User(text="Hi"),)), vocabulary)
-    made = prompt + continuation(generated, recipient, "a\n<|end|>", vocabulary)
+    made = prompt + continuation(
+        generated, BuiltInCallStart(0, recipient), "a\n<|end|>", vocabulary
+    )
 
     author = harmony.Author.new(harmony.Role.TOOL, recipient)
     messages = [
@@ -98,10 +101,12 @@ def test_a_call_and_its_output_continue_the_prompt_as_the_library_renders_them(
 def test_the_last_token_becomes_the_one_that_ends_a_call(
     vocabulary: Vocabulary, ids: Tokenize
 ) -> None:
-    generated = ids(" to=python<|channel|>analysis code<|message|>1<|return|>")
-    made = continuation(generated, "python", "", vocabulary)
-    assert vocabulary.decode(made).startswith(
-        " to=python<|channel|>analysis code<|message|>1<|call|><|start|>python to=assistant"
+    generated = ids(" to=python<|channel|>commentary code<|message|>1<|return|>")
+    made = continuation(generated, BuiltInCallStart(0, "python", "commentary"), "", vocabulary)
+    # What the tool says comes back on the channel of the call.
+    assert vocabulary.decode(made) == (
+        " to=python<|channel|>commentary code<|message|>1<|call|>"
+        "<|start|>python to=assistant<|channel|>commentary<|message|><|end|><|start|>assistant"
     )
 
 
@@ -122,7 +127,9 @@ def test_the_last_token_becomes_the_one_that_ends_a_call(
 def test_a_call_is_known_by_its_recipient_on_whatever_channel(
     markup: str, name: str, vocabulary: Vocabulary, ids: Tokenize
 ) -> None:
-    assert _parse(markup, vocabulary, ids) == [BuiltInCallStart(0, name), ToolCallArguments(0, "1")]
+    channel: Channel = "commentary" if "commentary" in markup else "analysis"
+    start = BuiltInCallStart(0, name, channel)
+    assert _parse(markup, vocabulary, ids) == [start, ToolCallArguments(0, "1")]
 
 
 def test_a_function_of_the_same_name_is_called_by_its_namespace(

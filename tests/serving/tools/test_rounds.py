@@ -126,9 +126,10 @@ async def test_calls_and_an_answer_are_the_events_of_one_job(stage: Stage) -> No
     assert executors.closed == 1
 
     prompts = [job.prompt for job in show.jobs]
+    called = [event for event in show.events if isinstance(event, BuiltInCallStart)]
     vocabulary = scene.vocabulary
-    assert prompts[1] == prompts[0] + continuation(first, "python", "2", vocabulary)
-    assert prompts[2] == prompts[1] + continuation(second, "browser.search", "gone", vocabulary)
+    assert prompts[1] == prompts[0] + continuation(first, called[0], "2", vocabulary)
+    assert prompts[2] == prompts[1] + continuation(second, called[1], "gone", vocabulary)
 
     finished = show.events[-1]
     assert isinstance(finished, Finished)
