@@ -81,6 +81,7 @@ class Edge:
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "websocket.accept":
                 exchange.started = True
+                self._recorder.metrics.count_socket(1)
                 message["headers"] = [*message.get("headers", ()), request_id]
             return send(message)
 
@@ -98,6 +99,9 @@ class Edge:
             else:
                 await send({"type": "websocket.close", "code": 1008})
             self._record(exchange)
+        finally:
+            if exchange.started:
+                self._recorder.metrics.count_socket(-1)
 
     @contextmanager
     def _turn(self, route: str) -> Generator[Exchange]:

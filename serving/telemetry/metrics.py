@@ -119,6 +119,9 @@ class Metrics:
             ("state",),
             registry=self.registry,
         )
+        self._sockets = Gauge(
+            "llmserve_websockets", "WebSockets that are open.", registry=self.registry
+        )
         self._unknown_fields = Counter(
             "llmserve_unknown_request_fields_total",
             "Request fields that no specification names, ignored.",
@@ -154,6 +157,10 @@ class Metrics:
     def count_unknown_fields(self, count: int) -> None:
         """Counts request fields that were ignored."""
         self._unknown_fields.inc(count)
+
+    def count_socket(self, change: int) -> None:
+        """Counts a WebSocket that has been opened, 1, or has ended, -1."""
+        self._sockets.inc(change)
 
     def count_tool_call(self, tool: str, outcome: str, seconds: float) -> None:
         """Counts one call of a built-in tool. Both labels are words of the code."""

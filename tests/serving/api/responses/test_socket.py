@@ -341,6 +341,7 @@ async def test_a_page_of_the_service_may_connect_and_no_more_than_fit(
 ) -> None:
     api = await start(store=store, limits={"sockets": 1})
     async with await raw(api, origin=f"http://127.0.0.1:{api.port}") as connection:
+        assert (await api.metrics())["llmserve_websockets"] == 1
         assert connection.response is not None
         assert connection.response.headers["x-request-id"]
         with pytest.raises(websockets.InvalidStatus) as refused:
@@ -352,7 +353,10 @@ async def test_a_page_of_the_service_may_connect_and_no_more_than_fit(
         except websockets.InvalidStatus:
             continue
         await again.close()
-        return
+        break
+    for _ in range(1000):
+        if (await api.metrics())["llmserve_websockets"] == 0:
+            return
     raise TimeoutError("the place of a connection that has ended is not free")
 
 
