@@ -18,7 +18,7 @@ END = b'data: {"completion_tokens":%d,}\n\ndata: [DONE]\n\n'
 
 
 class BareApp:
-    """`max_tokens` of a request is how many chunks it gets, `step_seconds` how far apart."""
+    """A request says how many `chunks` it gets, and how many seconds a step takes."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
@@ -33,7 +33,7 @@ class BareApp:
             await send({"type": "http.response.body", "body": b""})
             return
         asked = await _read(receive)
-        for _ in range(asked["max_tokens"]):
+        for _ in range(asked["chunks"]):
             await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
             await self._step(asked["step_seconds"])
         await send({"type": "http.response.body", "body": END % asked["max_tokens"]})

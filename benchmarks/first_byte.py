@@ -3,9 +3,13 @@
     python -m benchmarks.first_byte [--host uvicorn]
 
 64 streams run on the replay runtime, a step every 2 ms. `turning`: each begins when another ends,
-evenly spread, so 63 others run while one begins. `at once`: all 64 begin at the same moment, so
-that the last of them waits for the work of all. The bare app sends chunks of the same length at the
-same pace and does nothing else. The client shares the machine's cores with what it measures.
+evenly spread, so 63 others run while one begins. `at once`: 64 requests arrive at the same moment
+on open connections, so that the last of them waits for the work of all. The bare app sends chunks
+of the same length at the same pace and does nothing else. The client shares the cores of the
+machine with what it measures.
+
+Each step gives a stream four tokens, the first one the three of Harmony's header and one of the
+text, so that the first byte waits for one step and not for four.
 """
 
 from __future__ import annotations
@@ -22,16 +26,20 @@ from statistics import median, quantiles
 
 import msgspec
 
-from benchmarks import report
+from benchmarks import random_engine, report
 from benchmarks.api_process import ROOT, Host, free_port, serving, wait_until_ready
 from benchmarks.http_load import StreamClient, StreamResult, chat_request, load
-from benchmarks.serving import MODEL, PACE_SECONDS, PROMPT, check, write_paced_engine
+from benchmarks.serving import MODEL, PACE_SECONDS, PROMPT, TEXT, check
+from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
+from serving.runtime import replay_engine
+from serving.runtime.script import Repeat, Scenario, Script, Tokens
 
 STREAMS = 64
-TOKENS = 1000
+STEP_TOKENS = 4
+TOKENS = 1000 * STEP_TOKENS
 TURNS = 4
 BURSTS = 10
-BURST_TOKENS = 100
+BURST_TOKENS = 100 * STEP_TOKENS
 P50_MS, P99_MS = 5.0, 15.0
 
 
@@ -42,6 +50,19 @@ class Waits(msgspec.Struct, frozen=True, kw_only=True):
     at_once: list[float]
 
 
+def write_engine(directory: Path) -> None:
+    """Makes `directory` a replay engine that answers for ever, one chunk a stream each step."""
+    vocabulary = Vocabulary.load(random_engine.RANKS)
+    text = tuple(vocabulary.encode(TEXT))
+    first = (CHANNEL, *vocabulary.encode("final"), MESSAGE, text[0])
+    script = Script(
+        scenarios=(Scenario(steps=(Tokens(ids=first), Repeat(ids=text))),),
+        pace_seconds=PACE_SECONDS,
+        tokens_per_step=STEP_TOKENS,
+    )
+    replay_engine.write(directory, script, ranks=random_engine.RANKS)
+
+
 def request(port: int, tokens: int) -> bytes:
     """Returns a streamed request of exactly `tokens` tokens, which both servers understand."""
     body = {
@@ -50,6 +71,7 @@ def request(port: int, tokens: int) -> bytes:
         "stream_options": {"include_usage": True},
         "max_tokens": tokens,
         "ignore_eos": True,
+        "chunks": tokens // STEP_TOKENS,
         "step_seconds": PACE_SECONDS,
         "messages": [{"role": "user", "content": PROMPT}],
     }
@@ -71,19 +93,19 @@ async def take_turns(port: int, streams: int, turns: int, tokens: int) -> list[S
             results.append(await client.done)
         return results[1:]
 
-    spread_seconds = tokens * PACE_SECONDS / streams
+    spread_seconds = tokens / STEP_TOKENS * PACE_SECONDS / streams
     lines = await asyncio.gather(*(line(index * spread_seconds) for index in range(streams)))
     return [result for results in lines for result in results]
 
 
 def measure(port: int, *, turns: int, bursts: int) -> Waits:
     """Returns how long each stream waited. Raises RuntimeError when one failed."""
-    check(asyncio.run(load(port, [request(port, 50)] * STREAMS)), 50)
+    check(asyncio.run(load(port, [request(port, BURST_TOKENS)] * STREAMS)), BURST_TOKENS)
     turning = asyncio.run(take_turns(port, STREAMS, turns, TOKENS))
     check(turning, TOKENS)
     at_once = []
     for _ in range(bursts):
-        at_once += asyncio.run(load(port, [request(port, BURST_TOKENS)] * STREAMS))
+        at_once += asyncio.run(load(port, [request(port, BURST_TOKENS)] * STREAMS, held=True))
     check(at_once, BURST_TOKENS)
     return Waits(turning=[*map(_wait_ms, turning)], at_once=[*map(_wait_ms, at_once)])
 
@@ -117,7 +139,7 @@ def run(host: Host, *, turns: int, bursts: int) -> report.Result:
         least = measure(port, turns=turns, bursts=bursts)
     with tempfile.TemporaryDirectory() as room:
         engine = Path(room) / "engine"
-        write_paced_engine(engine)
+        write_engine(engine)
         with serving(engine, host) as service:
             ours = measure(service.port, turns=turns, bursts=bursts)
     return report.Result(

@@ -33,13 +33,17 @@ class StreamResult:
 
 
 class StreamClient(asyncio.Protocol):
-    """Sends one request and counts its events; `done` ends with the response."""
+    """Sends one request and counts its events; `done` ends with the response.
 
-    def __init__(self, request: bytes, *, keep_arrivals: bool = False) -> None:
+    The request is sent when the connection is made, or with `held` when `send` is called.
+    """
+
+    def __init__(self, request: bytes, *, keep_arrivals: bool = False, held: bool = False) -> None:
         self.result = StreamResult()
         self.done: asyncio.Future[StreamResult] = asyncio.get_running_loop().create_future()
         self._request = request
         self._keep_arrivals = keep_arrivals
+        self._held = held
         self._carry = b""
         self._transport: asyncio.Transport | None = None
 
@@ -47,8 +51,14 @@ class StreamClient(asyncio.Protocol):
         """Called by the event loop, first."""
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
+            if not self._held:
+                self.send()
+
+    def send(self) -> None:
+        """Sends the request."""
+        if self._transport is not None:
             self.result.sent = time.monotonic()
-            transport.write(self._request)
+            self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop with what has arrived."""
@@ -87,16 +97,24 @@ def chat_request(port: int, body: dict[str, Any]) -> bytes:
 
 
 async def load(
-    port: int, requests: list[bytes], *, keep_arrivals: bool = False
+    port: int, requests: list[bytes], *, keep_arrivals: bool = False, held: bool = False
 ) -> list[StreamResult]:
-    """Sends all requests at once, each on its own connection, and returns what they brought."""
+    """Sends all requests, each on its own connection, and returns what they brought.
+
+    Each is sent as soon as its connection is made, or with `held` when all of them are.
+    """
     loop = asyncio.get_running_loop()
     clients = [
         await loop.create_connection(
-            lambda request=request: StreamClient(request, keep_arrivals=keep_arrivals),  # type: ignore[misc]
+            lambda request=request: StreamClient(  # type: ignore[misc]
+                request, keep_arrivals=keep_arrivals, held=held
+            ),
             "127.0.0.1",
             port,
         )
         for request in requests
     ]
+    if held:
+        for _, client in clients:
+            client.send()
     return list(await asyncio.gather(*(client.done for _, client in clients)))
