@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -188,6 +189,34 @@ async def test_lanes_run_side_by_side_and_requests_of_one_in_order(
             ended.append(event.stream_id)
     assert sorted(ended) == ["a", "a", "b"]
     assert numbers["b"] == list(range(len(numbers["b"])))
+
+
+async def test_nobody_hears_what_is_said_to_another(api: Api, vocabulary: Vocabulary) -> None:
+    clients, lanes = 20, 3
+
+    async def engine() -> None:
+        for number in range(clients * lanes):
+            stream = await api.engine.next_stream(number)
+            (nonce,) = re.findall(r"nonce \d+-\d+", vocabulary.decode(stream.prompt))
+            stream.give(tokens(vocabulary, nonce), finish="stop")
+
+    async def client(number: int) -> None:
+        async with await raw(api) as connection:
+            for lane in range(lanes):
+                asked = {"type": "response.create", "model": MODEL, "stream_id": str(lane)}
+                asked["input"] = f"Say nonce {number}-{lane}"
+                await connection.send(json.dumps(asked))
+            texts = dict.fromkeys(map(str, range(lanes)), "")
+            ended = 0
+            while ended < lanes:
+                event = json.loads(await connection.recv())
+                if event["type"] == "response.output_text.delta":
+                    texts[event["stream_id"]] += event["delta"]
+                ended += event["type"] == "response.completed"
+            assert texts == {str(lane): f"nonce {number}-{lane}" for lane in range(lanes)}
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(engine(), *map(client, range(clients)))
 
 
 async def test_a_client_that_leaves_frees_the_engine_at_once(
