@@ -151,18 +151,23 @@ INLINE void take(const int count, const int wide, const Heads *heads, const Part
     }
 }
 
-/* `count` queries take one block. */
+/* `count` queries take one block: as many as fit the registers, then fewer. */
+INLINE void take_rows(const int wide, const Heads *heads, int64_t count, const Part *parts,
+                      const bf16 *keys, const bf16 *values, State *state) {
+    int64_t row = 0;
+    for (; row + BATCH <= count; row += BATCH)
+        take(BATCH, wide, heads, parts + row, keys, values, state, row);
+    for (; row + BATCH / 2 <= count; row += BATCH / 2)
+        take(BATCH / 2, wide, heads, parts + row, keys, values, state, row);
+    for (; row < count; row++) take(1, wide, heads, parts + row, keys, values, state, row);
+}
+
 static void take_all(const Heads *heads, int64_t count, const Part *parts, const bf16 *keys,
                      const bf16 *values, State *state) {
-    int64_t row = 0;
-    if (heads->block_tokens % (MOST_WIDE * LANES) == 0) {
-        for (; row + BATCH <= count; row += BATCH)
-            take(BATCH, MOST_WIDE, heads, parts + row, keys, values, state, row);
-        for (; row + 4 <= count; row += 4)
-            take(4, MOST_WIDE, heads, parts + row, keys, values, state, row);
-    }
-    for (; row + 4 <= count; row += 4) take(4, 1, heads, parts + row, keys, values, state, row);
-    for (; row < count; row++) take(1, 1, heads, parts + row, keys, values, state, row);
+    if (heads->block_tokens % (MOST_WIDE * LANES) == 0)
+        take_rows(MOST_WIDE, heads, count, parts, keys, values, state);
+    else
+        take_rows(1, heads, count, parts, keys, values, state);
 }
 
 /* Writes the outputs of a tile of at most TILE_QUERIES queries. */
