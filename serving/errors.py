@@ -34,7 +34,6 @@ class ErrorKind(Enum):
     WEBSOCKET_LIMIT = Mapping(
         400, "ABORTED", "invalid_request_error", "websocket_connection_limit_reached"
     )
-    INVALID_API_KEY = Mapping(401, "UNAUTHENTICATED", "authentication_error", "invalid_api_key")
     PERMISSION_DENIED = Mapping(403, "PERMISSION_DENIED", "permission_error", "permission_denied")
     NOT_FOUND = Mapping(404, "NOT_FOUND", "invalid_request_error", "not_found")
     MODEL_NOT_FOUND = Mapping(404, "NOT_FOUND", "invalid_request_error", "model_not_found")
@@ -46,7 +45,6 @@ class ErrorKind(Enum):
     UNSUPPORTED_MEDIA = Mapping(
         415, "INVALID_ARGUMENT", "invalid_request_error", "unsupported_media_type"
     )
-    RATE_LIMITED = Mapping(429, "RESOURCE_EXHAUSTED", "rate_limit_error", "rate_limit_exceeded")
     HEADERS_TOO_LARGE = Mapping(
         431, "INVALID_ARGUMENT", "invalid_request_error", "headers_too_large"
     )

@@ -11,11 +11,9 @@ _ANTHROPIC_ROOT = "/v1/messages"
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
-    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
-    429: "rate_limit_error",
     504: "timeout_error",
 }
 

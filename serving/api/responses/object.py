@@ -113,8 +113,6 @@ def usage_object(usage: Usage) -> dict[str, object]:
 
 def _failure_code(kind: ErrorKind) -> str:
     """Returns the nearest of the codes that the specification has for a failed response."""
-    if kind is ErrorKind.RATE_LIMITED:
-        return "rate_limit_exceeded"
     return "invalid_prompt" if kind.value.http_status < 500 else "server_error"
 
 
