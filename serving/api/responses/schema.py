@@ -14,10 +14,11 @@ from pydantic import (
     Field,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic.functional_validators import AfterValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from serving.api.chat.schema import Effort
@@ -168,6 +169,25 @@ Input = Annotated[
 ]
 
 
+_ID = {"type": "string", "maxLength": 512}
+ConversationId = Annotated[
+    Annotated[str, Field(max_length=512)] | None,
+    BeforeValidator(
+        lambda value: value["id"] if isinstance(value, dict) and "id" in value else value
+    ),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _ID,
+                {"type": "object", "properties": {"id": _ID}, "required": ["id"]},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""The id of a conversation; an object with an `id` means the same."""
+
+
 class History(Loose):
     """What was said. Unknown fields are kept, to count."""
 
@@ -176,19 +196,13 @@ class History(Loose):
     input: Input = Field(default_factory=list)
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=512)] | None = None
-    conversation: Annotated[str, Field(max_length=512)] | None = None
-    """The id: an object with an `id` means the same."""
+    conversation: ConversationId = None
 
     @model_validator(mode="before")
     @classmethod
     def _no_denied_field(cls, value: Any) -> Any:
         refuse_denied(value, DENIED_FIELDS)
         return value
-
-    @field_validator("conversation", mode="before")
-    @classmethod
-    def _conversation_id(cls, value: Any) -> Any:
-        return value["id"] if isinstance(value, dict) and "id" in value else value
 
     @field_validator("input")
     @classmethod
@@ -279,7 +293,9 @@ class ResponsesRequest(PromptFields):
 
     # Refused by name.
     access_programs: Annotated[Any, refuse("is not supported")] = None
-    context_management: Annotated[Any, refuse("is not supported; see 'truncation'")] = None
+    context_management: Annotated[
+        Any, refuse("is not supported; see 'truncation' and /v1/responses/compact")
+    ] = None
     image: Annotated[Any, refuse("images are not supported by this model")] = None
     moderation: Annotated[Any, refuse("moderation is not supported")] = None
     prompt: Annotated[Any, refuse("prompt templates are not supported; send their text")] = None
