@@ -130,6 +130,14 @@ class ToolServer(Section):
     token: SecretStr | None = None
     description: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
 
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, token: SecretStr | None) -> SecretStr | None:
+        text = "x" if token is None else token.get_secret_value()
+        if not (text and text.isascii() and text.isprintable()):
+            raise ValueError("a token is printable ASCII, and not empty")
+        return token
+
 
 class Tools(Section):
     """Which built-in tools the model may use, where they are run, and how long and how often."""

@@ -232,7 +232,7 @@ def _arguments(text: str) -> dict[str, Any] | None:
         return {}
     try:
         value = msgspec.json.decode(text.encode("utf-8", "replace"))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -18,6 +18,7 @@ import msgspec
 from serving.tools.event_stream import EventData
 
 PROTOCOL_VERSION = "2025-06-18"
+MOST_HEADER_CHARACTERS = 1024
 
 Json = dict[str, Any]
 
@@ -52,6 +53,7 @@ class McpSession:
         self._headers = {
             **headers,
             "accept": "application/json, text/event-stream",
+            "accept-encoding": "identity",
             "content-type": "application/json",
         }
         self._answer_bytes = answer_bytes
@@ -69,9 +71,9 @@ class McpSession:
             },
         )
         version = result.get("protocolVersion")
-        if not isinstance(version, str) or not (version.isascii() and version.isprintable()):
+        if not isinstance(version, str):
             raise _stranger()
-        self._headers["mcp-protocol-version"] = version
+        self._headers["mcp-protocol-version"] = _sendable(version)
         await self._notify("notifications/initialized", {})
 
     async def call(self, tool: str, arguments: Json) -> ToolResult:
@@ -99,7 +101,7 @@ class McpSession:
         message = {"jsonrpc": "2.0", "id": self._running, "method": method, "params": params}
         async with self._posted(message) as response:
             if name := response.headers.get("mcp-session-id"):
-                self._headers["mcp-session-id"] = name
+                self._headers["mcp-session-id"] = _sendable(name)
             answer = await self._answer(response)
         self._running = None
         if isinstance(error := answer.get("error"), dict):
@@ -158,6 +160,13 @@ class McpSession:
         return "method" not in message and message.get("id") == self._running
 
 
+def _sendable(value: str) -> str:
+    """Returns what a server wants to be sent in a header. Raises McpError for what cannot be."""
+    if not (value.isascii() and value.isprintable() and len(value) <= MOST_HEADER_CHARACTERS):
+        raise _stranger()
+    return value
+
+
 def _stranger() -> McpError:
     return McpError("gave an answer that is not one of the protocol")
 
@@ -165,7 +174,7 @@ def _stranger() -> McpError:
 def _message(data: bytes) -> Json:
     try:
         message = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise _stranger()

@@ -115,3 +115,11 @@ def test_an_executor_that_is_no_plain_address_is_refused(tmp_path: Path, url: st
     text = f"tools: {{python: {{url: '{url}'}}}}\n"
     with pytest.raises(SettingsError, match=r"tools\.python\.url"):
         load_settings(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("token", ["", "a\\nb", "é"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(tmp_path: Path, token: str) -> None:
+    text = f'tools: {{python: {{url: "http://a/", token: "{token}"}}}}\n'
+    with pytest.raises(SettingsError, match=r"tools\.python\.token") as refused:
+        load_settings(write(tmp_path, text))
+    assert not token or token not in str(refused.value)

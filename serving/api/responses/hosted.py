@@ -42,7 +42,7 @@ def _action(name: str, text: str) -> Json:
 def _arguments(text: str) -> Json:
     try:
         value = msgspec.json.decode(text.encode("utf-8", "replace"))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -21,6 +21,9 @@ TOKEN = "for the executor alone"
 GARBAGE: dict[str, Response] = {
     "no json": Response(b"{", media_type="application/json"),
     "a list": JSONResponse([1]),
+    "depth": Response(b"[" * 100_000, media_type="application/json"),
+    "a bad session": Response(b"{}", headers={"mcp-session-id": "\xe9" * 3}),
+    "a long session": Response(b"{}", headers={"mcp-session-id": "x" * 2000}),
     "no result": JSONResponse({"jsonrpc": "2.0", "id": 2}),
     "another id": JSONResponse({"jsonrpc": "2.0", "id": 99, "result": {"content": []}}),
     "no content": JSONResponse({"jsonrpc": "2.0", "id": 2, "result": {"content": "text"}}),

@@ -192,7 +192,7 @@ async def test_a_browser_call_that_is_no_object_is_not_made(server: ToolServer) 
     async with toolbox_of(server) as toolbox:
         executors = toolbox.executors(["browser"])
         await executors.open()
-        for text in ("{", "[1]", '"x"', "\ud800"):
+        for text in ("{", "[1]", '"x"', "\ud800", "[" * 100_000):
             failed = await executors.call("browser.search", text, LONG_SECONDS)
             assert failed == Outcome("Error: the call's body is not a JSON object.", "failed")
         assert not server.calls
