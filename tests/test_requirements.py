@@ -21,6 +21,9 @@ ENCODER = "requirements-encoder.lock"
 
 OURS = {"benchmarks", "engine_build", "model_assets", "service", "serving", "tests"}
 FROM_CONTAINER = {"tensorrt_llm"}
+ELSEWHERE = REPOSITORY / "tests" / "clients"
+"""These run in an environment of their own, with a list of their own."""
+
 IMPORTED_BY = {
     RUNTIME: ("engine_build", "model_assets", "serving", "service.py"),
     DEVELOPMENT: ("benchmarks", "deploy", "tests"),
@@ -67,6 +70,8 @@ def imported(roots: Iterable[str]) -> dict[str, Path]:
     for root in roots:
         top = REPOSITORY / root
         for path in [top] if top.is_file() else sorted(top.rglob("*.py")):
+            if ELSEWHERE in path.parents:
+                continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and not node.level and node.module:
