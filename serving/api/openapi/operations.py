@@ -11,6 +11,11 @@ from pydantic import BaseModel
 from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from serving.api.chat.schema import ChatRequest
 from serving.api.completions.schema import CompletionRequest
+from serving.api.conversations.schema import (
+    CreateConversation,
+    CreateItems,
+    UpdateConversation,
+)
 from serving.api.embeddings.schema import EmbeddingsRequest
 from serving.api.openapi.answers import (
     ChatCompletion,
@@ -26,13 +31,23 @@ from serving.api.openapi.answers import (
 from serving.api.openapi.anthropic import MessageAnswer, MessageEvent, MessageTokens
 from serving.api.openapi.embeddings import EmbeddingList
 from serving.api.openapi.responses import (
+    CompactedResponse,
+    Conversation,
+    DeletedConversation,
     DeletedResponse,
     InputTokenCount,
+    Item,
     ItemList,
     Response,
     ResponseEvent,
 )
-from serving.api.responses.schema import ResponsesRequest, TokensRequest
+from serving.api.responses.query import LIMIT_MAX
+from serving.api.responses.schema import (
+    INCLUDABLE,
+    CompactRequest,
+    ResponsesRequest,
+    TokensRequest,
+)
 from serving.api.tokenize import Detokenize, TokenizeChat, TokenizeText
 
 Schema = type[BaseModel]
@@ -51,8 +66,18 @@ class Operation(NamedTuple):
     """What a 503 holds, where that is no error."""
 
 
-_LIMIT = {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
-_ORDER = {"enum": ["asc", "desc"], "default": "desc"}
+_INCLUDE = {"include": {"type": "array", "items": {"enum": sorted(INCLUDABLE)}}}
+_PAGE: dict[str, dict[str, Any]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": 20},
+    "order": {"enum": ["asc", "desc"], "default": "desc"},
+    "after": {"type": "string"},
+    **_INCLUDE,
+}
+_RESUMED: dict[str, dict[str, Any]] = {
+    "stream": {"type": "boolean", "default": False},
+    "starting_after": {"type": "integer", "minimum": 0},
+    **_INCLUDE,
+}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation(
@@ -67,14 +92,39 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/responses/input_tokens"): Operation(
         "Count the tokens of a response's prompt", InputTokenCount, (TokensRequest,)
     ),
-    ("GET", "/v1/responses/{id}"): Operation("Read a stored response", Response),
+    ("POST", "/v1/responses/compact"): Operation(
+        "Make a conversation shorter", CompactedResponse, (CompactRequest,)
+    ),
+    ("GET", "/v1/responses/{id}"): Operation(
+        "Read a stored response, or its stream", Response, streams=ResponseEvent, query=_RESUMED
+    ),
     ("DELETE", "/v1/responses/{id}"): Operation("Delete a stored response", DeletedResponse),
     ("GET", "/v1/responses/{id}/input_items"): Operation(
         "List the items of a response's input",
         ItemList,
-        query={"limit": _LIMIT, "order": _ORDER, "after": {"type": "string"}},
+        query=_PAGE,
     ),
     ("POST", "/v1/responses/{id}/cancel"): Operation("End a response in the background", Response),
+    ("POST", "/v1/conversations"): Operation(
+        "Make a conversation", Conversation, (CreateConversation,)
+    ),
+    ("GET", "/v1/conversations/{id}"): Operation("Read a conversation", Conversation),
+    ("POST", "/v1/conversations/{id}"): Operation(
+        "Give a conversation other metadata", Conversation, (UpdateConversation,)
+    ),
+    ("DELETE", "/v1/conversations/{id}"): Operation("Delete a conversation", DeletedConversation),
+    ("GET", "/v1/conversations/{id}/items"): Operation(
+        "List the items of a conversation", ItemList, query=_PAGE
+    ),
+    ("POST", "/v1/conversations/{id}/items"): Operation(
+        "Add items to a conversation", ItemList, (CreateItems,), query=_INCLUDE
+    ),
+    ("GET", "/v1/conversations/{id}/items/{item}"): Operation(
+        "Read an item of a conversation", Item, query=_INCLUDE
+    ),
+    ("DELETE", "/v1/conversations/{id}/items/{item}"): Operation(
+        "Take an item out of a conversation", Conversation
+    ),
     ("POST", "/v1/messages"): Operation(
         "Answer a conversation, in Anthropic's protocol",
         MessageAnswer,

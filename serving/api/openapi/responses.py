@@ -98,3 +98,30 @@ class InputTokenCount(Answer):
 
     object: Literal["response.input_tokens"]
     input_tokens: int
+
+
+class CompactedResponse(Open):
+    """A conversation in fewer tokens, as items to go on with."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[Item]
+    usage: ResponseUsage
+
+
+class Conversation(Answer):
+    """A list of items with a name, without them."""
+
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]
+
+
+class DeletedConversation(Answer):
+    """A conversation that is no more."""
+
+    id: str
+    object: Literal["conversation.deleted"]
+    deleted: Literal[True]

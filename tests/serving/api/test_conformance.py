@@ -40,6 +40,8 @@ SOUND: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Hello"},
     "/v1/responses": {"input": "Hello", "background": False, "previous_response_id": None},
     "/v1/responses/input_tokens": {"input": "Hello", "previous_response_id": None},
+    "/v1/responses/compact": {"input": "Hello", "previous_response_id": None, "image": None},
+    "/v1/conversations": {"items": None},
     "/v1/messages": TALK,
     "/v1/messages/count_tokens": TALK,
     "/v1/tokenize": {"prompt": "Hello"},
@@ -47,7 +49,9 @@ SOUND: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": "Hello", "dimensions": None},
 }
 """Prompts that can be answered: at random they seldom can."""
-TAKING = sorted(path for (_, path), operation in OPERATIONS.items() if operation.takes)
+TAKING = sorted(
+    path for (_, path), operation in OPERATIONS.items() if operation.takes and "{" not in path
+)
 SETTINGS = settings(
     max_examples=20,
     derandomize=True,
@@ -137,6 +141,33 @@ def test_the_life_of_a_response_conforms(api: Any) -> None:
     assert ask("POST", f"{stored}/cancel", path_parameters=name).status_code == 400
     assert ask("DELETE", stored, path_parameters=name).status_code == 200
     assert ask("GET", stored, path_parameters=name).status_code == 404
+
+
+def test_the_life_of_a_conversation_conforms(api: Any) -> None:
+    root, one = "/v1/conversations", "/v1/conversations/{id}"
+
+    def ask(method: str, path: str, **given: Any) -> Any:
+        return api[path][method].Case(**given).call_and_validate(checks=CHECKS)
+
+    said = {"role": "user", "content": "Hello"}
+    made = ask("POST", root, body={"items": [said], "metadata": {"a": "b"}}).json()
+    name = {"id": made["id"]}
+    answered = ask(
+        "POST",
+        "/v1/responses",
+        body={"model": MODEL, "input": "Go on", "conversation": {"id": made["id"]}},
+    )
+    assert answered.json()["conversation"] == {"id": made["id"]}
+    added = ask("POST", f"{one}/items", path_parameters=name, body={"items": [said]}).json()
+    item = {**name, "item": added["data"][0]["id"]}
+    listed = ask("GET", f"{one}/items", path_parameters=name, query={"limit": 2}).json()
+    assert (listed["data"][0], listed["has_more"]) == (added["data"][0], True)
+    assert ask("GET", f"{one}/items/{{item}}", path_parameters=item).json() == added["data"][0]
+    assert ask("DELETE", f"{one}/items/{{item}}", path_parameters=item).json() == made
+    changed = ask("POST", one, path_parameters=name, body={"metadata": {}}).json()
+    assert ask("GET", one, path_parameters=name).json() == changed
+    assert ask("DELETE", one, path_parameters=name).status_code == 200
+    assert ask("GET", one, path_parameters=name).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/livez", "/readyz", "/health"])
