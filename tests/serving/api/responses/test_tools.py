@@ -347,6 +347,42 @@ async def test_a_response_in_the_background_runs_tools(
     assert (ended.status, ended.output_text) == ("completed", "Done.")
 
 
+async def test_a_response_that_is_cancelled_in_a_call_ends_it(
+    client: openai.AsyncOpenAI, executor: ToolServer
+) -> None:
+    begun = await client.responses.create(
+        model=MODEL, input="please wait", tools=[PYTHON], background=True
+    )
+    async with asyncio.timeout(10):
+        await executor.called.wait()
+    cancelled = await client.responses.cancel(begun.id)
+    assert cancelled.status == "cancelled"
+    assert [item.to_dict()["status"] for item in cancelled.output] == ["completed", "incomplete"]
+    async with asyncio.timeout(10):
+        await executor.told_to_stop.wait()
+    await until(lambda: not executor.sessions)
+
+
+async def test_responses_at_the_same_time_have_sessions_of_their_own(
+    client: openai.AsyncOpenAI, executor: ToolServer
+) -> None:
+    words = ["please run me", "please fail here", "browse please"] * 4
+    made = await asyncio.gather(
+        *(
+            client.responses.create(
+                model=MODEL, input=word, tools=[BROWSER if "browse" in word else PYTHON]
+            )
+            for word in words
+        )
+    )
+    assert {response.output_text for response in made} == {"Done."}
+    calls: dict[str, list[str]] = {}
+    for session, tool, _ in executor.calls:
+        calls.setdefault(session, []).append(tool)
+    assert sorted(calls.values()) == sorted([["python"]] * 8 + [["search", "open", "find"]] * 4)
+    await until(lambda: not executor.sessions)
+
+
 async def test_a_turn_on_a_websocket_runs_tools(
     client: openai.AsyncOpenAI, executor: ToolServer
 ) -> None:
