@@ -60,6 +60,25 @@ def assemble(wanted: Sequence[Wanted], work: Path, advance: Advance = durable.ig
     ]
 
 
+def hashed(wanted: Sequence[Wanted], record: Path, advance: Advance = durable.ignore) -> list[File]:
+    """Returns the files as they are where they come from, hashed, in their order.
+
+    `record` is a file that remembers what an earlier call hashed. Raises BuildError (DATA) that
+    names the first file whose contents are not the wanted ones.
+    """
+    done = _read(record)
+    for file in wanted:
+        if _finished(file, file.origin, done.get(file.path)):
+            advance(file.size_bytes)
+            continue
+        done[file.path] = _hash(file, file.origin, advance)
+        durable.write(record, msgspec.json.encode(done))
+    return [
+        File(path=file.path, size_bytes=file.size_bytes, sha256=done[file.path].sha256)
+        for file in wanted
+    ]
+
+
 def lend(wanted: Sequence[Wanted], room: Path) -> None:
     """Makes `room` a directory in which the files can be read, unhashed: symbolic links."""
     durable.remove(room)
@@ -99,11 +118,19 @@ def _finished(file: Wanted, target: Path, done: _Done | None) -> bool:
 
 def _put(file: Wanted, target: Path, advance: Advance) -> _Done:
     durable.place(file.origin, target)
-    # The bytes in place are hashed, not those that were read, so a bad copy does not pass.
-    sha256 = durable.sha256(target, advance)
-    found = target.stat()
-    if found.st_size != file.size_bytes or file.sha256 not in (None, sha256):
+    try:
+        # The bytes in place are hashed, not those that were read, so a bad copy does not pass.
+        return _hash(file, target, advance)
+    except BuildError:
         target.unlink()
+        raise
+
+
+def _hash(file: Wanted, path: Path, advance: Advance) -> _Done:
+    """Returns what is at `path`. Raises BuildError (DATA) unless it is what is wanted."""
+    sha256 = durable.sha256(path, advance)
+    found = path.stat()
+    if found.st_size != file.size_bytes or file.sha256 not in (None, sha256):
         raise BuildError(
             ExitCode.DATA,
             f"{file.origin} has {found.st_size} bytes and sha256 {sha256}; its manifest says "

@@ -1,7 +1,8 @@
 """Makes what an engine holds of what was published: other number formats, a file a rank.
 
-Everything lies in a room beside the engine until the engine is whole: the published files, linked
-and hashed, and what was written of them. A build that was killed finds there what is done. Where
+Everything lies in a room beside the engine until the engine is whole: links to the published files,
+a record of those that are hashed, and what was written of them. A build that was killed finds there
+what is done. Where
 an engine holds its checkpoint as it is published, nothing of this happens.
 """
 
@@ -99,16 +100,22 @@ class Conversion:
         durable.remove(self._room)
 
     def _published(self) -> Path:
-        """Returns the directory of the published files, every byte hashed, every tensor checked."""
+        """Returns a directory of the published files, every byte hashed, every tensor checked.
+
+        It is of links, so that a checkpoint on another disk is not copied to be read.
+        """
         room = self._room / "published"
+        directory = room / CHECKPOINT_DIRECTORY
         if not self._source:
             total_bytes = sum(file.size_bytes for file in self._checkpoint.files)
             with self._steps.step("Hashing the published files", total_bytes) as advance:
-                files = assemble.assemble(self._checkpoint.files, room, advance)
-            with tensors.open_checkpoint(room / CHECKPOINT_DIRECTORY) as opened:
-                tensors.check(room / CHECKPOINT_DIRECTORY, opened, self._checkpoint.architecture)
+                record = self._room / "hashed.json"
+                files = assemble.hashed(self._checkpoint.files, record, advance)
+            assemble.lend(self._checkpoint.files, room)
+            with tensors.open_checkpoint(directory) as opened:
+                tensors.check(directory, opened, self._checkpoint.architecture)
             self._source = durable.digest(msgspec.json.encode(files))
-        return room / CHECKPOINT_DIRECTORY
+        return directory
 
     def _cut(self, profile: Profile, whole: Path) -> tuple[Path, dict[str, str]]:
         """Returns the directory of a profile's rank files, and the sha256 of each."""

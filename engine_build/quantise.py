@@ -131,6 +131,28 @@ def quantise(
     return report
 
 
+def read(path: Path) -> Report:
+    """Returns the report of a conversion. Raises BuildError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (FileNotFoundError, msgspec.MsgspecError) as error:
+        raise BuildError(ExitCode.DATA, f"{path}: {error}", "Build the engine again") from None
+
+
+def describe(report: Report) -> str:
+    """Returns what a conversion cost, in words."""
+    experts, matrices = report.findings.experts, report.findings.matrices
+    if experts.blocks:
+        return (
+            f"{experts.exact_blocks:,} of {experts.blocks:,} blocks exact, largest error "
+            f"{experts.largest_tile_error:.3g} of what a tile can hold"
+        )
+    return (
+        f"{matrices.weights:,} weights, largest error {matrices.largest_row_error:.3g} of the "
+        "largest in a row"
+    )
+
+
 def planned(specs: Mapping[str, Spec], chosen: Policy) -> dict[str, Spec]:
     """Returns the tensors of the new checkpoint for those of the old one."""
     found: dict[str, Spec] = {}

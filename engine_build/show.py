@@ -46,9 +46,23 @@ def table(directory: Path, found: Engine) -> Table:
     rows = Table(show_header=False, box=None, title=str(directory), title_justify="left")
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")
-    for name, value in _facts(found):
+    for name, value in (*_facts(found), *_conversion(directory, found), *_files(found)):
         rows.add_row(name, value)
     return rows
+
+
+def _conversion(directory: Path, found: Engine) -> Iterator[tuple[str, str]]:
+    # Here, because numpy takes a while and what only lists engines needs none.
+    from engine_build import quantise
+
+    path = f"{engine.CHECKPOINT_DIRECTORY}/{quantise.REPORT_NAME}"
+    if any(file.path == path for file in found.files):
+        yield "conversion", quantise.describe(quantise.read(directory / path))
+
+
+def _files(found: Engine) -> Iterator[tuple[str, str]]:
+    for file in found.files:
+        yield "file", f"{file.path}, {file.size_bytes:,} bytes, sha256 {file.sha256}"
 
 
 def _facts(found: Engine) -> Iterator[tuple[str, str]]:
@@ -80,8 +94,6 @@ def _facts(found: Engine) -> Iterator[tuple[str, str]]:
     for line in verdict(found):
         yield "gate", line
     yield "golden prompts", ", ".join(golden.name for golden in found.golden) or "none"
-    for file in found.files:
-        yield "file", f"{file.path}, {file.size_bytes:,} bytes, sha256 {file.sha256}"
 
 
 def verdict(found: Engine) -> Iterator[str]:

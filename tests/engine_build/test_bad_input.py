@@ -190,6 +190,11 @@ def test_a_converted_engine_with_another_tensor_is_named(
     machine: Machine, capsys: pytest.CaptureFixture[str], weights: str
 ) -> None:
     assert machine.build(("weights: mxfp4", f"weights: {weights}")) == 0
+    capsys.readouterr()
+    assert machine.run("inspect", NAME) == 0
+    assert ("blocks exact" if weights == "fp8" else "of the largest in") in " ".join(
+        capsys.readouterr().out.split()
+    )
     path = machine.engine / "checkpoint" / FIRST
     content = path.read_bytes()
     # As long as before: only a name in the header is another.

@@ -203,6 +203,28 @@ def test_a_converted_file_that_somebody_changed_is_made_again(
     assert scene.build(publish=False).engine == expected
 
 
+def test_a_checkpoint_on_another_disk_is_read_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crossing(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(target))
+
+    copied: list[str] = []
+    copy = durable._copy
+
+    def noted(source: Path, target: Path, advance: durable.Advance) -> None:
+        copied.append(source.name)
+        copy(source, target, advance)
+
+    expected = furnish(tmp_path / "one", "fp8").build(publish=False).engine
+    scene = furnish(tmp_path / "other", "fp8")
+    monkeypatch.setattr(os, "link", crossing)
+    monkeypatch.setattr(durable, "_copy", noted)
+    assert scene.build(publish=False).engine == expected
+    assert FIRST not in copied
+    assert "LICENSE" in copied
+
+
 def test_a_profile_of_published_weights_has_no_room_for_a_conversion(tmp_path: Path) -> None:
     scene = furnish(tmp_path)
     scene.build(publish=False)

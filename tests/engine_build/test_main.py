@@ -139,3 +139,18 @@ def test_fetch_hashes_what_is_here_and_says_what_is_not(
     (scene.origins / "config.json").unlink()
     assert run(*arguments) == ExitCode.MISSING
     assert "USAGE_POLICY is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        ("development-int8", ["convert: the weights to int8, 78.88 MB", "gate: weights int8"]),
+        ("development-2ranks", ["cut: 2 rank files, 0.10 GB", "compare: the ranks' logits"]),
+    ],
+)
+def test_a_dry_run_says_what_would_be_converted_and_cut(
+    run: Run, capsys: pytest.CaptureFixture[str], profile: str, says: list[str]
+) -> None:
+    assert run("build", profile, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in says)
