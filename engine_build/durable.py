@@ -108,6 +108,15 @@ def _read_on(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
+def begin_writing(descriptor: int, start_bytes: int, size_bytes: int) -> None:
+    """Has the kernel begin to write a part of a file to the disk, and does not wait for it.
+
+    Linux does so with what it is told is not needed; elsewhere nothing happens.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
+
+
 def digest(content: bytes) -> str:
     """Returns the sha256 (hex) of bytes in memory."""
     return hashlib.sha256(content).hexdigest()

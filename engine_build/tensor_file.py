@@ -301,9 +301,7 @@ class _Growing:
         self.size_bytes += len(piece)
         waiting_bytes = self.size_bytes - self._begun_bytes
         if waiting_bytes >= FLUSH_BYTES:
-            # Linux begins to write what it is told is not needed, and does not wait.
-            advice = os.POSIX_FADV_DONTNEED
-            os.posix_fadvise(self._descriptor, self._begun_bytes, waiting_bytes, advice)
+            durable.begin_writing(self._descriptor, self._begun_bytes, waiting_bytes)
             self._begun_bytes = self.size_bytes
 
 

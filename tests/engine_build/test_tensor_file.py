@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine_build import tensor_file
+from engine_build import durable, tensor_file
 from engine_build.failure import BuildError, ExitCode
 from engine_build.tensor_file import Bytes, Spec, open_file, pieces, read_header, write
 
@@ -91,6 +91,38 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     write(tmp_path / "x", SPECS, contents)
     # The file's bytes, then the directory that holds its name.
     assert named == [False, True]
+
+
+def test_a_long_file_is_on_its_way_to_the_disk_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(tensor_file, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(
+        durable, "begin_writing", lambda _file, start, size: begun.append((start, size))
+    )
+    values = np.arange(2500, dtype=np.uint32).view(np.uint8)
+    written = write(
+        tmp_path / "x", {"long": Spec("U8", (10_000,))}, lambda _name: pieces(values, 700)
+    )
+    # Each part begins where the one before ended, and none is longer than it has to be.
+    assert [start for start, _ in begun] == [
+        sum(size for _, size in begun[:i]) for i in range(len(begun))
+    ]
+    assert all(1000 <= size < 1700 for _, size in begun)
+    assert sum(size for _, size in begun) <= written.size_bytes
+    with open_file(tmp_path / "x") as opened:
+        assert np.array_equal(opened.raw("long")[:, 0], values)
+
+
+def test_what_is_released_can_be_read_again_at_any_place(tmp_path: Path) -> None:
+    values = np.arange(20_000, dtype=np.uint8)
+    write(tmp_path / "x", {"long": Spec("U8", (20_000,))}, lambda _name: [values])
+    with open_file(tmp_path / "x") as opened:
+        for start in range(0, 20_000, 5000):
+            opened.release("long", start, start + 5000)
+        opened.release("long")
+        assert np.array_equal(opened.raw("long")[:, 0], values)
 
 
 def test_too_few_bytes_for_a_tensor_are_an_error(tmp_path: Path) -> None:
