@@ -44,8 +44,9 @@ class Cache:
         """Gives a sequence that holds nothing the longest cached prefix.
 
         The last token is left to compute, even where its block is cached: its logits are wanted.
+        Of a sequence whose prompt is scored, those of every token are.
         """
-        if not self._reuse:
+        if not self._reuse or sequence.scoring:
             return
         blocks = self._cached_prefix(sequence)
         for index in range(blocks):

@@ -23,12 +23,14 @@ OpenPass = Callable[[int, int], ForwardPass]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What ran. `logits` (sampled, vocab) has a row for each sequence of `sampled`, and is good
-    until the next run."""
+    """What ran. `logits` (sampled, vocab) has a row for each sequence of `sampled`, `scores` one
+    for each (sequence, position) of `scored`; both are good until the next run."""
 
     work: list[Work]
     sampled: list[Running]
     logits: torch.Tensor
+    scored: list[tuple[Running, int]]
+    scores: torch.Tensor
 
 
 class Executor:
@@ -62,11 +64,14 @@ class Executor:
         parts = []
         for item in work:
             part, failed = self.run([item])
-            parts.append((replace(part, logits=part.logits.clone()), failed))
+            kept = replace(part, logits=part.logits.clone(), scores=part.scores.clone())
+            parts.append((kept, failed))
         done = Done(
             work=[item for part, _ in parts for item in part.work],
             sampled=[sequence for part, _ in parts for sequence in part.sampled],
             logits=torch.cat([part.logits for part, _ in parts]),
+            scored=[place for part, _ in parts for place in part.scored],
+            scores=torch.cat([part.scores for part, _ in parts]),
         )
         return done, [failure for _, failures in parts for failure in failures]
 
@@ -80,13 +85,45 @@ class Executor:
         self._pass.clear(*blocks)
 
     def _run(self, work: Sequence[Work]) -> Done:
+        if any(item.scores for item in work):
+            return self._run_scored(work)
         order, logits = self._pass.run([span(item) for item in work])
         sampled = [work[index].sequence for index in order if work[index].samples]
-        return Done(list(work), sampled, logits)
+        return Done(list(work), sampled, logits, [], logits[:0])
+
+    def _run_scored(self, work: Sequence[Work]) -> Done:
+        """As `_run`, with a span for each token that is to be scored: a span has one row of logits.
+
+        The keys of all spans are written before any of them attends, so those of one sequence see
+        each other.
+        """
+        spans: list[Span] = []
+        owners: list[tuple[Work, int]] = []
+        for item in work:
+            whole = span(item)
+            places = range(item.count) if item.scores else [item.count - 1]
+            spans += [part(whole, place) for place in places] if item.scores else [whole]
+            owners += [(item, item.sequence.computed + place) for place in places]
+        order, logits = self._pass.run(spans)
+        rows = [owners[index] for index in order if spans[index].samples]
+        ends = [
+            row
+            for row, (item, position) in enumerate(rows)
+            if item.samples and position == item.sequence.length - 1
+        ]
+        scored = [row for row, (item, _) in enumerate(rows) if item.scores]
+        return Done(
+            list(work),
+            [rows[row][0].sequence for row in ends],
+            logits[ends],
+            [(rows[row][0].sequence, rows[row][1]) for row in scored],
+            logits[scored],
+        )
 
     def _nothing(self) -> Done:
         empty = torch.empty((0, self._model.config.vocab_size), dtype=self._model.dtype)
-        return Done([], [], empty.to(self._model.device))
+        empty = empty.to(self._model.device)
+        return Done([], [], empty, [], empty)
 
 
 def span(work: Work) -> Span:
@@ -100,6 +137,12 @@ def span(work: Work) -> Span:
         samples=work.samples,
         kept=sequence.kept_tokens,
     )
+
+
+def part(whole: Span, place: int) -> Span:
+    """Returns one token of a span, as a span that gives its logits."""
+    tokens = whole.tokens[place : place + 1]
+    return replace(whole, tokens=tokens, start=whole.start + place, samples=True)
 
 
 def fault(error: Exception) -> Fault:

@@ -13,7 +13,7 @@ import torch
 from serving import engine as engines
 from serving.engine import KvCache, Limits
 from serving.runtime.embedded.admission import refusal
-from serving.runtime.embedded.executor import Executor
+from serving.runtime.embedded.executor import Done, Executor
 from serving.runtime.embedded.grammars import Grammars
 from serving.runtime.embedded.linear import fast_dtype
 from serving.runtime.embedded.opening import open_model
@@ -22,9 +22,9 @@ from serving.runtime.embedded.scheduler import Scheduler, Work
 from serving.runtime.embedded.sequence import Sequence as Running
 from serving.runtime.grammar import library
 from serving.runtime.grammar.core import GrammarError
-from serving.runtime.messages import Fault, Generate, Output, Ready, Stats, Step
+from serving.runtime.messages import Fault, Generate, Logprob, Output, Ready, Stats, Step
 
-CAPABILITIES = ("logprobs", "logit_bias", "penalties", "min_p")
+CAPABILITIES = ("logprobs", "prompt_logprobs", "logit_bias", "penalties", "min_p")
 COMPILE_WAIT_SECONDS = 0.004
 """How long a step waits that has nothing but grammars to wait for."""
 KERNELS_VARIABLE = "EMBEDDED_KERNELS"
@@ -231,6 +231,8 @@ class EmbeddedRuntime:
     def _advance(self, work: list[Work]) -> list[Output]:
         done, failed = self._executor.run(work)
         outputs = [self._fail(sequence, fault) for sequence, fault in failed]
+        if done.scored:
+            outputs += self._score(done)
         for item in done.work:
             self._count_prompt(item)
             samples = item.samples
@@ -242,6 +244,22 @@ class EmbeddedRuntime:
             choices = self._sampler.sample(done.logits, ids)
             outputs += map(self._emit, done.sampled, choices)
         return outputs
+
+    def _score(self, done: Done) -> list[Output]:
+        """Returns the log-probabilities of the prompts' tokens that follow those which ran."""
+        found: dict[int, list[Logprob]] = {}
+        for row, (sequence, position) in sorted(enumerate(done.scored), key=lambda one: one[1][1]):
+            # What was scored before a preemption is computed again, and not given again.
+            if position + 1 != sequence.scored_tokens or not sequence.scoring:
+                continue
+            following = sequence.token(position + 1)
+            alternatives = sequence.sampling.prompt_logprobs or 0
+            scores = done.scores[row : row + 1]
+            found.setdefault(sequence.id, []).extend(
+                self._sampler.score(scores, [following], [alternatives])
+            )
+            sequence.scored_tokens += 1
+        return [Output(key, [], prompt_logprobs=logprobs) for key, logprobs in found.items()]
 
     def _emit(self, sequence: Running, sampled: Sampled) -> Output:
         if not sampled.finite:

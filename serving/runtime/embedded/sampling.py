@@ -100,6 +100,20 @@ class Sampler:
                 chosen.append(sampled)
         return chosen
 
+    @torch.inference_mode()
+    def score(
+        self, logits: torch.Tensor, tokens: Sequence[int], alternatives: Sequence[int]
+    ) -> list[Logprob]:
+        """Returns the log-probability of tokens[i] by row i, with so many alternatives[i]."""
+        reader = rows(logits)
+        found = []
+        with np.errstate(all="ignore"):
+            for row, (token, count) in enumerate(zip(tokens, alternatives, strict=True)):
+                reader.copy(row, self._scores)
+                report = _Report.of(self._scores, self._weights, count)
+                found.append(Logprob(report.of_token(token), report.top))
+        return found
+
     def _choose(self, sequence: _Sequence) -> Sampled:
         """Returns the choice from the logits in `_scores`, which it changes."""
         report = None

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from serving.runtime.embedded.cache import Cache
 from serving.runtime.embedded.sequence import Sequence
 
+SCORED_TOKENS = 64
+"""Of a prompt whose tokens are scored, in a step: each needs a row of logits, 400 KB."""
+
 
 def _precedence(sequence: Sequence) -> tuple[float, int]:
     return sequence.precedence
@@ -29,6 +32,11 @@ class Work:
     def samples(self) -> bool:
         """True when the next token of the sequence follows from this step."""
         return self.count == self.sequence.remaining
+
+    @property
+    def scores(self) -> bool:
+        """True when the logits of each of these tokens are wanted, to score the prompt by them."""
+        return self.sequence.scoring
 
 
 class Scheduler:
@@ -133,6 +141,8 @@ class Scheduler:
         """Takes blocks for as much of the prompt as budget and cache allow; returns how much."""
         reach = self._cache.reach(sequence) - sequence.computed
         count = min(sequence.remaining, budget, reach)
+        if sequence.scoring:
+            count = min(count, SCORED_TOKENS)
         if count < sequence.remaining:
             aligned = (sequence.computed + count) // self._chunk_multiple * self._chunk_multiple
             count = max(aligned - sequence.computed, 0) or count

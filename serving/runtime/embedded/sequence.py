@@ -46,6 +46,8 @@ class Sequence:
         """Leading tokens whose keys and values are in shared blocks: not to be written again."""
         self.named_blocks = 0
         """Leading blocks whose content is recorded for reuse."""
+        self.scored_tokens = 1
+        """Leading tokens of the prompt whose log-probabilities were given; the first has none."""
         self._hashes = [root_hash(request.cache_salt)]
 
     @property
@@ -57,6 +59,16 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens still to compute before the next can be sampled."""
         return self.length - self.computed
+
+    @property
+    def scoring(self) -> bool:
+        """True while tokens of the prompt are to be scored that have not been."""
+        wanted = self.sampling.prompt_logprobs is not None
+        return wanted and self.scored_tokens < self.prompt_tokens
+
+    def token(self, position: int) -> int:
+        """Returns the token at a position before `length`."""
+        return int(self._tokens[position])
 
     @property
     def generated(self) -> int:

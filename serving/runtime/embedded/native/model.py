@@ -117,14 +117,16 @@ def load_native(directory: Path, *, block_tokens: int, library: Library) -> Nati
 
 
 def panels(weight: torch.Tensor) -> torch.Tensor:
-    """Returns (..., panels, in / 2, PANEL, 2) for (..., out, in): the rows padded with zeros.
+    """Returns (..., panels, in / 2, PANEL, 2) for bfloat16 (..., out, in), padded with zero rows.
 
     For each pair of inputs, that pair of each of a panel's outputs.
     """
     *stack, rows, columns = weight.shape
-    whole = F.pad(weight, (0, 0, 0, -rows % PANEL))
-    split = whole.view(*stack, -1, PANEL, columns // 2, 2)
-    return split.transpose(-3, -2).contiguous()
+    padding = -rows % PANEL
+    whole = (F.pad(weight, (0, 0, 0, padding)) if padding else weight).contiguous()
+    # A pair moves as one number of four bytes.
+    pairs = whole.view(torch.int32).view(*stack, -1, PANEL, columns // 2)
+    return pairs.transpose(-2, -1).contiguous().view(DTYPE).unflatten(-1, (PANEL, 2))
 
 
 class _Packer:

@@ -16,7 +16,7 @@ from serving.runtime.embedded.native.model import PANEL, check, panels
 
 
 def test_panels_hold_pairs_of_inputs_for_each_output() -> None:
-    weight = torch.arange(100.0 * 6).view(100, 6)
+    weight = torch.randn(100, 6).to(torch.bfloat16)
     packed = panels(weight)
     assert packed.shape == (2, 3, PANEL, 2)
     for row, column in ((0, 0), (63, 5), (64, 2), (99, 3)):
@@ -26,7 +26,7 @@ def test_panels_hold_pairs_of_inputs_for_each_output() -> None:
 
 
 def test_a_stack_is_packed_one_by_one() -> None:
-    stack = torch.randn(3, 70, 4)
+    stack = torch.randn(3, 70, 4).to(torch.bfloat16)
     packed = panels(stack)
     assert packed.is_contiguous()
     for number in range(3):
