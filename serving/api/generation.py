@@ -74,8 +74,6 @@ class Prepared:
     """Takes when the request was accepted, by the service's clock."""
     presenter: Whole | Streamed
     unknown_fields: int = 0
-    recorded: bool = True
-    """Whether the events see to the request's record, as those of a pipeline do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Generation:
                 prepared = await prepared.finish()
             around.count_unknown(prepared.unknown_fields)
             events = prepared.run(exchange.accepted)
-            exchange.recorded = prepared.recorded
+            exchange.recorded = True
             try:
                 await present(connection, events, prepared.presenter)
             finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+import msgspec
+
 from serving.api.body import check, decode
 from serving.api.generation import Pending, Prepared, Surroundings
 from serving.api.responses.answer import ResponseAnswer
@@ -61,8 +63,7 @@ class Responses:
     ) -> Prepared | Pending:
         """Returns the answer to a request on a connection. Raises ServingError.
 
-        With `generate` false there is nothing to generate: the request is checked, and can be
-        continued.
+        With `generate` false nothing is written: the prompt is computed, and can be continued.
         """
         generate = fields.pop("generate", None)
         if generate not in (None, True, False):
@@ -139,7 +140,9 @@ class Answer:
             deadline_seconds=asking.seconds,
             use=use,
         )
-        self._executors = around.toolbox.executors(use.called) if self._job.built_in else None
+        self._executors = (
+            around.toolbox.executors(use.called) if self._job.built_in and asking.generate else None
+        )
         self._allowance = _allowance(request, self._job, self._backend, settings)
         self._clock = around.clock
         self._output = Output(_options(request, self._backend, around.make_id()), around.make_id)
@@ -187,7 +190,7 @@ class Answer:
             return keeping(events, output, response, self._save, self._now, self._release)
 
         presenter = self._stream or ResponseAnswer(response, output, self._now)
-        return Prepared(run, presenter, self._unknown_fields, recorded=self._generate)
+        return Prepared(run, presenter, self._unknown_fields)
 
     async def prepared_in(self, background: Background) -> Prepared:
         """Returns the beginning of an answer that is made in the background, or its stream.
@@ -213,7 +216,9 @@ class Answer:
         """Returns the events of the answer, which was accepted at that time of the clock."""
         pipeline = self._backend.pipeline
         if not self._generate:
-            return nothing_generated()
+            sampling = msgspec.structs.replace(self._job.sampling, max_tokens=1, min_tokens=0)
+            job = msgspec.structs.replace(self._job, sampling=sampling)
+            return prepared_only(pipeline.run(job, accepted=accepted))
         if self._executors is None:
             return pipeline.run(self._job, accepted=accepted)
         rounds = Rounds(
@@ -248,9 +253,20 @@ class Answer:
             self._hold.release()
 
 
-async def nothing_generated() -> Events:
-    """Yields the end of an answer without words, which cost nothing."""
-    yield [(0, Finished(reason="stop", usage=Usage(0, 0, 0, 0)))]
+async def prepared_only(events: Events) -> Events:
+    """Yields the end of an answer without words: the prompt has been computed, and is cached.
+
+    The one token that engines give for it is not the client's.
+    """
+    usage = Usage(0, 0, 0, 0)
+    try:
+        async for batch in events:
+            for _, event in batch:
+                if isinstance(event, Finished):
+                    usage = Usage(event.usage.prompt_tokens, 0, 0, event.usage.cached_tokens)
+    finally:
+        await events.aclose()
+    yield [(0, Finished(reason="stop", usage=usage))]
 
 
 def _allowance(

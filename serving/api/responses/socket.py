@@ -192,7 +192,7 @@ class _Session:
                 await self._tell(event.partition(b"\ndata: ")[2].rstrip(), stream_id)
 
         events = prepared.run(exchange.accepted)
-        exchange.recorded = prepared.recorded
+        exchange.recorded = True
         try:
             await write_stream(write, events, prepared.presenter)
         except OSError:

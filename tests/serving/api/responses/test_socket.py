@@ -145,21 +145,28 @@ async def test_a_store_that_is_off_is_not_needed(start: Start, vocabulary: Vocab
         assert (error.status, error.error.code) == (400, "previous_response_not_found")
 
 
-async def test_state_is_prepared_without_generating(
+async def test_state_is_prepared_without_an_answer(
     api: Api, connection: AsyncResponsesConnection, vocabulary: Vocabulary
 ) -> None:
     await connection.response.create(model=MODEL, input="Context", generate=False, store=False)
+    stream = await api.engine.next_stream(0)
+    assert stream.samplings[0].max_tokens == 1
+    stream.give(vocabulary.encode("x"), finish="length")
     warm = await answered(connection)
-    assert warm[-1].type == "response.completed"
-    assert warm[-1].response.output == []
-    assert not api.engine.opened
+    assert [event.type for event in warm] == [
+        *("response.created", "response.in_progress", "response.completed")
+    ]
+    response = warm[-1].response
+    assert response.output == []
+    assert response.usage.input_tokens == len(stream.prompt)
+    assert response.usage.output_tokens == 0
     events, stream = await turn(
         api,
         connection,
         vocabulary,
         input="Go",
         store=False,
-        previous_response_id=warm[-1].response.id,
+        previous_response_id=response.id,
     )
     assert events[-1].type == "response.completed"
     assert "Context" in vocabulary.decode(stream.prompt)
