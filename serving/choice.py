@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from serving.errors import ErrorKind, ServingError
-from serving.events import Content, Event, Finished, FinishReason, TokenLogprob, Usage
+from serving.events import (
+    Content,
+    Event,
+    Finished,
+    FinishReason,
+    PromptLogprobs,
+    TokenLogprob,
+    Usage,
+)
 from serving.harmony.vocabulary import ORDINARY_TOKENS
 from serving.runtime.messages import FaultKind, Logprob, Output
 from serving.stopping import StopScanner
@@ -60,7 +68,7 @@ class Choice:
     def __init__(
         self,
         decoder: Decoder,
-        prompt_tokens: int,
+        prompt: Sequence[int],
         stop: Sequence[str],
         *,
         logprobs: bool,
@@ -71,7 +79,8 @@ class Choice:
         self.reason: FinishReason | None = None
         self.completion_tokens = 0
         self.cached_tokens = 0
-        self._prompt_tokens = prompt_tokens
+        self._prompt = prompt
+        self._scored_tokens = 1  # the first has nothing before it
         self._scanner = StopScanner(stop) if stop else None
         self._aligner = LogprobAligner() if logprobs else None
         self._tokens: list[int] | None = [] if keep_tokens else None
@@ -94,11 +103,25 @@ class Choice:
             events += self._attached(self.decoder.finish())
         if self._scanner is not None:
             events = self._scan(events, self._scanner)
+        if output.prompt_logprobs:
+            events.insert(0, self._scored(output.prompt_logprobs))
         if output.finish and self.reason is None:
             if self._scanner is not None and (rest := self._scanner.flush()):
                 events.append(self._content(rest))
             self._end(events, self._natural_end(output))
         return events
+
+    def _scored(self, logprobs: Sequence[Logprob]) -> PromptLogprobs:
+        first, self._scored_tokens = self._scored_tokens, self._scored_tokens + len(logprobs)
+        tokens = self._prompt[first : self._scored_tokens]
+        if len(tokens) != len(logprobs):
+            raise ServingError(ErrorKind.ENGINE_REQUEST, "The engine gave too many of the prompt.")
+        return PromptLogprobs(
+            tuple(
+                TokenLogprob(token, logprob.logprob, tuple(logprob.top))
+                for token, logprob in zip(tokens, logprobs, strict=True)
+            )
+        )
 
     @property
     def ended(self) -> bool:
@@ -109,7 +132,7 @@ class Choice:
     def usage(self) -> Usage:
         """The counts up to now."""
         return Usage(
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=len(self._prompt),
             completion_tokens=self.completion_tokens,
             reasoning_tokens=self.decoder.reasoning_tokens,
             cached_tokens=self.cached_tokens,
@@ -214,6 +237,10 @@ def _failure(output: Output) -> ServingError:
     return ServingError(_FAULTS[output.fault.kind], output.fault.message, retry_after_seconds=retry)
 
 
+def _joined(earlier: list[Logprob] | None, later: list[Logprob] | None) -> list[Logprob] | None:
+    return earlier + later if earlier and later else earlier or later
+
+
 def merge(batch: list[tuple[int, Output]]) -> list[tuple[int, Output]]:
     """Returns one output for each choice, for what arrived together: one event, one write."""
     merged: dict[int, Output] = {}
@@ -230,5 +257,6 @@ def merge(batch: list[tuple[int, Output]]) -> list[tuple[int, Output]]:
             first.cached_tokens or output.cached_tokens,
             logprobs,
             output.fault,
+            _joined(first.prompt_logprobs, output.prompt_logprobs),
         )
     return list(merged.items())

@@ -41,6 +41,12 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
+class PromptLogprobs(msgspec.Struct, frozen=True, gc=False):
+    """Of the next tokens of the prompt, from its second on, when the job asked for them."""
+
+    logprobs: tuple[TokenLogprob, ...]
+
+
 class ToolCallStart(msgspec.Struct, frozen=True, gc=False):
     """The model has begun a call of the function `name`; `index` counts the calls of a choice."""
 
@@ -105,6 +111,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 Event = (
     Reasoning
     | Content
+    | PromptLogprobs
     | ToolCallStart
     | ToolCallArguments
     | BuiltInCallStart

@@ -43,6 +43,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """True: `stop_token_ids` do not stop (load tests)."""
     grammar: str | None = None
     """A structural tag (JSON) that constrains the output, or None."""
+    prompt_logprobs: int | None = None
+    """As `logprobs`, of the prompt's tokens: each given those before it, so not of the first."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -154,7 +154,7 @@ class Pipeline:
         )
         return Choice(
             decoder,
-            len(job.prompt),
+            job.prompt,
             job.stop,
             logprobs=job.sampling.logprobs is not None,
             keep_tokens=bool(job.built_in),

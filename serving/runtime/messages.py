@@ -91,7 +91,9 @@ class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `tokens` includes the stop token that ended it. `logprobs`, when asked for, has one entry a
     token. `cached_tokens` is how much of the prompt came from the cache; it is set on the first
-    output of a sequence. After an output with `finish` the id is dead.
+    output of a sequence. After an output with `finish` the id is dead. `prompt_logprobs`, when
+    asked for, are of the next tokens of the prompt, from the second on; they come before or with
+    the first of `tokens`, in as many outputs as the engine likes.
     """
 
     id: int
@@ -100,6 +102,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached_tokens: int = 0
     logprobs: list[Logprob] | None = None
     fault: Fault | None = None
+    prompt_logprobs: list[Logprob] | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
@@ -121,7 +124,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     device: str
     load_seconds: float
     capabilities: tuple[str, ...] = ()
-    """Optional features: `logprobs`, `logit_bias`, `penalties`, `min_p`, `grammar`."""
+    """Optional features: `logprobs`, `prompt_logprobs`, `logit_bias`, `penalties`, `min_p`,
+    `grammar`."""
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):

@@ -87,6 +87,7 @@ class Playback:
         self.generated += count
         cached_tokens, self.cached_tokens = self.cached_tokens, 0
         alternatives = self.request.sampling.logprobs
+        first = self.generated == len(tokens)
         return Output(
             self.id,
             tokens,
@@ -95,7 +96,14 @@ class Playback:
             None
             if alternatives is None
             else [logprob(token, alternatives, self._vocab_size) for token in tokens],
+            prompt_logprobs=self._of_prompt() if first else None,
         )
+
+    def _of_prompt(self) -> list[Logprob] | None:
+        alternatives = self.request.sampling.prompt_logprobs
+        if alternatives is None:
+            return None
+        return [logprob(one, alternatives, self._vocab_size) for one in self.request.prompt[1:]]
 
     def _tokens_of(self, step: Tokens | Repeat | Echo | Garbage) -> tuple[Sequence[int], int]:
         """Returns ids, and how many tokens they make when they go round."""

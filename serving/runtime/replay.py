@@ -114,7 +114,7 @@ class ReplayRuntime:
             device="cpu",
             load_seconds=self._load_seconds,
             capabilities=(
-                *("logprobs", "logit_bias", "penalties", "min_p"),
+                *("logprobs", "prompt_logprobs", "logit_bias", "penalties", "min_p"),
                 *(("grammar",) if self._script.keeps_to_grammars else ()),
             ),
         )

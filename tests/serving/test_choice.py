@@ -198,7 +198,7 @@ def test_how_tokens_arrive_makes_no_difference(
     entries = [Logprob(-float(index)) for index in range(len(tokens))]
 
     def feed(borders: list[int]) -> tuple[str, list[TokenLogprob], Finished]:
-        choice = Choice(Parser(vocabulary), 1, stop, logprobs=logprobs)
+        choice = Choice(Parser(vocabulary), [0], stop, logprobs=logprobs)
         content = ""
         covered: list[TokenLogprob] = []
         for start, end in pairwise([0, *borders, len(tokens)]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.api.completions.facts import CompletionFacts, LegacyLogprobs
-from serving.events import ChoiceEvent, Content, Finished, TokenLogprob
+from serving.events import ChoiceEvent, Content, Finished, PromptLogprobs, TokenLogprob
 
 
 class CompletionAnswer:
@@ -13,6 +13,7 @@ class CompletionAnswer:
         self._facts = facts
         self._texts: list[list[str]] = [[facts.echo(choice)] for choice in range(facts.choices)]
         self._logprobs: dict[int, list[TokenLogprob]] = {}
+        """Of the prompt, where they are wanted, and of the answer."""
         self._finished: dict[int, Finished] = {}
 
     def add(self, events: list[ChoiceEvent]) -> None:
@@ -22,6 +23,8 @@ class CompletionAnswer:
                 self._texts[choice].append(event.text)
                 if event.logprobs is not None:
                     self._logprobs.setdefault(choice, []).extend(event.logprobs)
+            elif isinstance(event, PromptLogprobs):
+                self._logprobs.setdefault(choice, []).extend(event.logprobs)
             elif isinstance(event, Finished):
                 self._finished[choice] = event
 
@@ -35,12 +38,13 @@ class CompletionAnswer:
         }
 
     def _choice(self, choice: int) -> dict[str, object]:
-        logprobs = self._logprobs.get(choice)
+        prompt = self._facts.scored_prompt(choice)
+        logprobs = self._logprobs.get(choice, [] if prompt else None)
         return {
             "index": choice,
             "text": "".join(self._texts[choice]),
             "logprobs": None
             if logprobs is None
-            else LegacyLogprobs(self._facts.vocabulary).take(logprobs),
+            else LegacyLogprobs(self._facts.vocabulary).take(logprobs, *prompt[:1]),
             "finish_reason": self._finished[choice].reason,
         }

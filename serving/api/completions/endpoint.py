@@ -64,5 +64,8 @@ def _facts(
         echoes=tuple(one if isinstance(one, str) else decode_ids(one) for one in texts)
         if request.echo
         else (),
+        scored=tuple(job.prompt for job in jobs)
+        if jobs[0].sampling.prompt_logprobs is not None
+        else (),
         vocabulary=backend.vocabulary,
     )

@@ -16,7 +16,8 @@ class CompletionFacts:
     """The identity of one response.
 
     Choice `i` is of prompt `i // choices_per_prompt`. `echoes` holds the text of each prompt, and
-    is empty when the request did not ask for it.
+    is empty when the request did not ask for it; `scored` holds the tokens of each prompt, and is
+    empty when the request did not ask for their log-probabilities.
     """
 
     id: str
@@ -26,6 +27,7 @@ class CompletionFacts:
     prompts: int
     choices_per_prompt: int
     echoes: tuple[str, ...]
+    scored: tuple[list[int], ...]
     vocabulary: Vocabulary
 
     @property
@@ -36,6 +38,10 @@ class CompletionFacts:
     def echo(self, choice: int) -> str:
         """Returns the text that stands before the generated text of a choice."""
         return self.echoes[choice // self.choices_per_prompt] if self.echoes else ""
+
+    def scored_prompt(self, choice: int) -> list[int]:
+        """Returns the prompt of a choice when its log-probabilities are wanted, else nothing."""
+        return self.scored[choice // self.choices_per_prompt] if self.scored else []
 
     def head(self) -> dict[str, object]:
         """Returns the fields before `choices`, of a chunk and of the whole."""
@@ -61,8 +67,8 @@ class CompletionFacts:
 class LegacyLogprobs:
     """The `logprobs` of one choice, piece by piece, in the form of Completions.
 
-    `text_offset` counts characters of the generated text. A token that is no whole UTF-8 is written
-    as OpenAI does, `bytes:\\xe2\\x80`.
+    `text_offset` counts characters of the text, an echoed prompt among them. A token that is no
+    whole UTF-8 is written as OpenAI does, `bytes:\\xe2\\x80`.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -70,12 +76,23 @@ class LegacyLogprobs:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._characters = 0
 
-    def take(self, logprobs: Iterable[TokenLogprob]) -> dict[str, list[object]]:
-        """Returns the lists for the next tokens; the alternatives include the token itself."""
+    def take(
+        self, logprobs: Iterable[TokenLogprob], first: int | None = None
+    ) -> dict[str, list[object]]:
+        """Returns the lists for the next tokens; the alternatives include the token itself.
+
+        `first`, the first of a prompt, comes before them: it has no probability.
+        """
         tokens: list[object] = []
         values: list[object] = []
         tops: list[object] = []
         offsets: list[object] = []
+        if first is not None:
+            tokens.append(token_name(self._vocabulary, first))
+            values.append(None)
+            tops.append(None)
+            offsets.append(self._characters)
+            self._pass(first)
         for logprob in logprobs:
             value = max(logprob.logprob, LEAST_LOGPROB)
             token = token_name(self._vocabulary, logprob.token)
@@ -87,14 +104,16 @@ class LegacyLogprobs:
             values.append(value)
             tops.append({**top, token: value})
             offsets.append(self._characters)
-            piece = self._vocabulary.token_bytes(logprob.token)
-            self._characters += len(self._utf8.decode(piece))
+            self._pass(logprob.token)
         return {
             "tokens": tokens,
             "token_logprobs": values,
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+    def _pass(self, token: int) -> None:
+        self._characters += len(self._utf8.decode(self._vocabulary.token_bytes(token)))
 
 
 def token_name(vocabulary: Vocabulary, token: int) -> str:

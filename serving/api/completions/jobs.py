@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from serving.api.completions.schema import CompletionRequest, Prompt
 from serving.api.sampling import (
     answer_tokens,
@@ -13,7 +15,8 @@ from serving.api.sampling import (
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.vocabulary import END_OF_TEXT, Vocabulary
-from serving.job import Job
+from serving.job import Job, Sampling
+from serving.runtime.messages import Ready
 from serving.settings import Settings
 
 DEFAULT_MAX_TOKENS = 16
@@ -35,7 +38,7 @@ def make_jobs(
     ready = backend.ready()
     require_model(request.model, settings)
     require_stream_for_options(request)
-    _check_combinations(request)
+    _check_combinations(request, ready)
     require_capabilities(request, ready, logprobs=request.logprobs is not None)
     jobs: list[Job] = []
     prompts = encode_prompts(request.prompt, backend.vocabulary)
@@ -48,7 +51,7 @@ def make_jobs(
             Job(
                 id=job_id if len(prompts) == 1 else f"{job_id}-{number}",
                 prompt=prompt,
-                sampling=make_sampling(request, max_tokens, request.logprobs),
+                sampling=_sampling(request, max_tokens),
                 choices=request.n or 1,
                 stop=request.stops,
                 harmony=False,
@@ -57,6 +60,13 @@ def make_jobs(
             )
         )
     return jobs
+
+
+def _sampling(request: CompletionRequest, max_tokens: int) -> Sampling:
+    sampling = make_sampling(request, max_tokens, request.logprobs)
+    if not request.echo:
+        return sampling
+    return msgspec.structs.replace(sampling, prompt_logprobs=request.logprobs)
 
 
 def encode_prompts(prompts: list[Prompt] | None, vocabulary: Vocabulary) -> list[list[int]]:
@@ -70,7 +80,7 @@ def encode_prompts(prompts: list[Prompt] | None, vocabulary: Vocabulary) -> list
     return [vocabulary.encode(one) if isinstance(one, str) else one for one in prompts]
 
 
-def _check_combinations(request: CompletionRequest) -> None:
+def _check_combinations(request: CompletionRequest, ready: Ready) -> None:
     """Refuses fields that do not go together here."""
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise ServingError(
@@ -79,7 +89,8 @@ def _check_combinations(request: CompletionRequest) -> None:
             "returned. Ask for more with 'n'.",
             param="best_of",
         )
-    if request.echo and request.logprobs is not None:
+    scores = request.echo and request.logprobs is not None
+    if scores and "prompt_logprobs" not in ready.capabilities:
         raise ServingError(
             ErrorKind.UNSUPPORTED,
             "'logprobs' with 'echo' is not supported: this engine has no log-probabilities of the "

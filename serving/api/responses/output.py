@@ -19,6 +19,7 @@ from serving.events import (
     Finished,
     Reasoning,
     TokenLogprob,
+    ToolCallArguments,
     ToolCallStart,
 )
 from serving.harmony.parse import SEPARATOR
@@ -209,10 +210,11 @@ class Output:
             self._run(changes)
         elif isinstance(event, BuiltInCallEnded):
             self._end_call(event, changes)
-        elif self._browsing is not None:
-            self._browsing_text.append(event.text)
-        elif self._open is not None:
-            self._grow(self._open, event.text, None, changes)
+        elif isinstance(event, ToolCallArguments):
+            if self._browsing is not None:
+                self._browsing_text.append(event.text)
+            elif self._open is not None:
+                self._grow(self._open, event.text, None, changes)
 
     def _call(self, start: BuiltInCallStart, changes: list[Change]) -> None:
         if start.name == "python":
