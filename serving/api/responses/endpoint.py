@@ -75,6 +75,8 @@ class Responses:
 
     def _prepare(self, request: ResponsesRequest, asking: Asking) -> Prepared | Pending:
         require_store(request, self._around.settings, asking.recent)
+        if request.prewarms:
+            asking = asking._replace(generate=False)
         if not (needs_store(request) or request.background or has_hosted_tools(request)):
             context = plain_context(request)
             return Answer(request, context, self._around, self._stores, asking).prepared()
@@ -111,6 +113,7 @@ class Asking(NamedTuple):
     recent: Recent | None = None
     """The responses of the connection, where it has many requests."""
     generate: bool = True
+    """False: nothing is written, the prompt is only computed."""
 
 
 class Answer:

@@ -135,20 +135,18 @@ class StreamOptions(Loose):
     include_obfuscation: bool | None = None
 
 
-class PromptCacheOptions(Loose):
+class CompactCacheOptions(Loose):
     """How a prompt is cached. Prefixes are, in any case."""
 
     mode: Literal["implicit", "explicit"] | None = None
     ttl: Literal["30m", "12h"] | None = None
+
+
+class PromptCacheOptions(CompactCacheOptions):
+    """The same for a response, of which no more than its prompt may be wanted."""
+
     prewarm: bool | None = None
     comparison_response_id: Annotated[Any, refuse("diagnostics are not supported")] = None
-
-    @field_validator("prewarm")
-    @classmethod
-    def _no_prewarming(cls, value: bool | None) -> bool | None:
-        if value:
-            raise PydanticCustomError(UNSUPPORTED, "is not supported")
-        return value
 
 
 Retention = Literal["in_memory", "24h"]
@@ -253,7 +251,7 @@ class CompactRequest(History):
 
     # Accepted: they do not change the answer.
     prompt_cache_key: Label | None = None
-    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_options: CompactCacheOptions | None = None
     prompt_cache_retention: Retention | None = None
     service_tier: Tier | None = None
 
@@ -315,6 +313,11 @@ class ResponsesRequest(PromptFields):
             name = sorted(unknown)[0][:64]
             raise PydanticCustomError("include", "has no such part: '{name}'", {"name": name})
         return value
+
+    @property
+    def prewarms(self) -> bool:
+        """Whether the prompt is to be computed, and nothing written."""
+        return bool(self.prompt_cache_options and self.prompt_cache_options.prewarm)
 
     def includes(self, part: str) -> bool:
         """Returns whether the answer is to hold `part`."""

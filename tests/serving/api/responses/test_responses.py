@@ -244,7 +244,7 @@ async def test_a_client_that_leaves_frees_the_engine(api: Api, vocabulary: Vocab
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"conversation": 1}, "conversation"),
         ({"prompt": {"id": "x"}}, "prompt"),
-        ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
+        ({"prompt_cache_options": {"prewarm": "yes"}}, "prompt_cache_options.prewarm"),
         ({"chat_template": "x"}, "chat_template"),
     ],
 )

@@ -129,7 +129,7 @@ def test_values_are_found() -> None:
         ("service_tier", "cheap"),
         ("prompt_cache_retention", "forever"),
         ("prompt_cache_options.ttl", "1m"),
-        ("prompt_cache_options.prewarm", True),
+        ("prompt_cache_options.prewarm", "soon"),
         ("prompt_cache_options.comparison_response_id", "resp_1"),
         ("reasoning.summary", "short"),
         ("max_tool_calls", 0),

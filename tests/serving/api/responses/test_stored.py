@@ -65,6 +65,22 @@ async def test_a_conversation_goes_on_by_the_id_of_its_last_response(
     assert counted.input_tokens == alone.usage.input_tokens
 
 
+async def test_a_prompt_is_computed_ahead(client: openai.AsyncOpenAI) -> None:
+    context = "The rules of the house. " * 40
+    warm = await client.responses.create(
+        model=MODEL, input=context, prompt_cache_options={"prewarm": True}
+    )
+    assert (warm.status, warm.output) == ("completed", [])
+    assert warm.usage is not None
+    assert warm.usage.output_tokens == 0
+    first = await client.responses.create(
+        model=MODEL, input="Are they kept?", previous_response_id=warm.id
+    )
+    assert first.output_text == "Hello, wörld 😀!"
+    assert first.usage is not None
+    assert first.usage.input_tokens_details.cached_tokens > 200
+
+
 async def test_a_function_s_output_goes_back_alone(client: openai.AsyncOpenAI) -> None:
     first = await client.responses.create(
         model=MODEL, input="Tell me the rainfall", tools=[WEATHER]
