@@ -49,7 +49,7 @@ class Limits(Section):
     body_bytes: Count = 4 * 1024 * 1024
     header_bytes: Count = 32 * 1024
     header_fields: Count = 100
-    json_depth: Count = 32
+    json_depth: Count = 64
     messages: Count = 2048
     choices: Count = 4
     prompts: Count = 64
@@ -58,8 +58,8 @@ class Limits(Section):
     embedding_inputs: Count = 2048
     tools: Count = 128
     tool_schema_bytes: Count = 64 * 1024
-    schema_bytes: Count = 64 * 1024
-    schema_depth: Count = 16
+    schema_bytes: Count = 512 * 1024
+    schema_depth: Count = 32
     logit_bias_entries: Count = 300
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
     label_bytes: Count = 512

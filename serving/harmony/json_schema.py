@@ -2,9 +2,9 @@
 
 Keywords that the grammar compiler (xgrammar 0.2.8) turns into grammar are taken, annotations and
 words that no draft knows are ignored as JSON Schema asks, and every other assertion is refused:
-an answer that was promised to fit must fit. Two readings are narrower or wider than the drafts':
-an object with `properties` has no others unless `additionalProperties` says so, and `oneOf` is
-`anyOf`.
+an answer that was promised to fit must fit. What the compiler would pass over where it stands is
+refused too (`schema_rules`). One reading is narrower than the drafts': an object with `properties`
+has no others unless `additionalProperties` says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
+
+from serving.harmony.schema_rules import Rules
 
 TYPES: Final = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
 
@@ -63,9 +65,9 @@ class SchemaError(ValueError):
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How large a schema may be: of compact JSON, and levels of schemas within schemas."""
 
-    bytes_max: int = 64 * 1024
-    depth_max: int = 16
-    nodes_max: int = 2048
+    bytes_max: int = 512 * 1024
+    depth_max: int = 32
+    nodes_max: int = 8192
 
 
 def check(schema: object, path: str, bounds: Bounds) -> None:
@@ -76,6 +78,7 @@ def check(schema: object, path: str, bounds: Bounds) -> None:
         raise SchemaError(path, f"may have {bounds.bytes_max} bytes as JSON at most")
     waiting: list[tuple[str, object, int]] = [(path, schema, 1)]
     nodes = 0
+    checked: list[tuple[str, Mapping[str, Any]]] = []
     equal: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter()
     while waiting:
         here, node, depth = waiting.pop()
@@ -88,9 +91,10 @@ def check(schema: object, path: str, bounds: Bounds) -> None:
             continue
         if not isinstance(node, dict):
             raise SchemaError(here, "must be a JSON schema, an object or true")
+        checked.append((here, node))
+        waiting += [(where, child, depth + 1) for where, child in _children(node, here)]
         _check_node(node, here, schema)
         equal.add(id(node), *map(id, _same_place(node, schema)))
-        waiting += [(where, child, depth + 1) for where, child in _children(node, here)]
 
     try:
         equal.prepare()
@@ -98,6 +102,10 @@ def check(schema: object, path: str, bounds: Bounds) -> None:
         raise SchemaError(
             path, "has a $ref that leads back to itself with nothing between"
         ) from None
+    rules = Rules(lambda reference: _target(reference, schema))
+    for here, node in checked:
+        for name, message in rules.broken(node):
+            raise SchemaError(f"{here}.{name}", message, supported=False)
 
 
 def _same_place(node: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[object]:

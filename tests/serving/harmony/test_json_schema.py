@@ -19,7 +19,8 @@ TAKEN: list[dict[str, Any]] = [
     {"anyOf": [{"type": "string", "format": "date"}, {"type": "integer", "minimum": 1}]},
     {"oneOf": [{"const": 1}, {"enum": ["a", None]}], "discriminator": {"propertyName": "kind"}},
     {"allOf": [{"$ref": "#/$defs/node"}], "$defs": {"node": NODE}},
-    {"type": "string", "pattern": r"^\d{3}-[a-z]+$", "minLength": 1, "maxLength": 9},
+    {"type": "string", "pattern": r"^\d{3}-[a-z]+$"},
+    {"type": "string", "minLength": 1, "maxLength": 9},
     {"type": "array", "prefixItems": [{"type": "string"}], "items": False, "uniqueItems": False},
     # A property may be called as a keyword is.
     {"type": "object", "properties": {"not": {"type": "string"}, "required": {"type": "null"}}},
