@@ -103,7 +103,8 @@ class _RankTensors(Tensors):
         bias = self._shape(_FIRST + "mlp.experts.gate_up_proj_bias")
         return replace(
             whole,
-            vocab_size=self._shape("lm_head.weight")[0],
+            # As the LM head is cut, and never in INT8.
+            vocab_size=self._shape("model.embed_tokens.weight")[0],
             num_heads=self._shape(_FIRST + "self_attn.sinks")[0],
             num_kv_heads=self._shape(_FIRST + "self_attn.k_proj.bias")[0] // whole.head_dim,
             num_experts=bias[0],

@@ -126,7 +126,8 @@ def panels(weight: torch.Tensor) -> torch.Tensor:
     whole = (F.pad(weight, (0, 0, 0, padding)) if padding else weight).contiguous()
     # A pair moves as one number of four bytes.
     pairs = whole.view(torch.int32).view(*stack, -1, PANEL, columns // 2)
-    return pairs.transpose(-2, -1).contiguous().view(DTYPE).unflatten(-1, (PANEL, 2))
+    packed = pairs.transpose(-2, -1).contiguous()
+    return packed.view(DTYPE).view(*packed.shape, 2)
 
 
 class _Packer:
