@@ -66,7 +66,7 @@ class Responses:
         With `generate` false nothing is written: the prompt is computed, and can be continued.
         """
         generate = fields.pop("generate", None)
-        if generate not in (None, True, False):
+        if not (generate is None or isinstance(generate, bool)):
             raise ServingError(
                 ErrorKind.INVALID_VALUE, "'generate' must be true or false.", param="generate"
             )

@@ -288,6 +288,7 @@ async def raw(api: Api, **options: Any) -> ClientConnection:
         ({"stream": False}, 400, "stream"),
         ({"background": True}, 400, "background"),
         ({"generate": "yes"}, 400, "generate"),
+        ({"generate": 0}, 400, "generate"),
         ({"temperature": 3}, 400, "temperature"),
         ({"model": "gpt-5"}, 404, "model"),
         ({"input": "x" * 70000}, 400, "input"),
