@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from serving.app import create_app
 from serving.backend import Backend
 from serving.control.admission import Admission
 from serving.engine import read
+from serving.errors import ErrorKind, ServingError
 from serving.harmony.vocabulary import Vocabulary
 from serving.pipeline import Pipeline
 from serving.runtime import replay_engine
@@ -83,3 +85,31 @@ def backend(engine_directory: Path, vocabulary: Vocabulary) -> Backend:
     admission = Admission(8, 8)
     pipeline = Pipeline(engine, vocabulary, admission, deadlines, NoRecords(), lambda: 0.0)
     return Backend(read(engine_directory), vocabulary, pipeline, "2026-01-31")
+
+
+class NoGrammars:
+    """Finds nothing that can be used."""
+
+    async def require(self, grammar: str, param: str | None) -> None:
+        """Refuses."""
+        raise ServingError(ErrorKind.INVALID_VALUE, "The schema cannot be used.", param=param)
+
+
+@pytest.fixture
+def binding(backend: Backend, vocabulary: Vocabulary) -> Backend:
+    """A backend that can hold answers to a grammar."""
+    engine = FakeEngine()
+    engine.state = EngineState.READY
+    engine.facts = msgspec.structs.replace(
+        engine.facts, capabilities=(*engine.facts.capabilities, "grammar")
+    )
+    pipeline = Pipeline(
+        engine,
+        vocabulary,
+        Admission(8, 8),
+        Settings().deadlines,
+        NoRecords(),
+        lambda: 0.0,
+        NoGrammars(),
+    )
+    return Backend(backend.manifest, vocabulary, pipeline, "2026-01-31")

@@ -9,12 +9,8 @@ import msgspec
 import pytest
 
 from serving.backend import Backend
-from serving.control.admission import Admission
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
-from serving.harmony.vocabulary import Vocabulary
-from serving.pipeline import Pipeline
-from serving.runtime.lifecycle import EngineState
 from serving.settings import Limits, Settings
 from tests.serving.api.jobs import job_of, refusal, refusal_under
 from tests.serving.fake_engine import FakeEngine
@@ -39,41 +35,6 @@ def named(name: str) -> dict[str, Any]:
 def allowed(mode: str, *names: str) -> dict[str, Any]:
     tools = [named(name) for name in names]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
-
-
-class NoGrammars:
-    """Finds nothing that can be used."""
-
-    async def require(self, grammar: str, param: str | None) -> None:
-        """Refuses."""
-        raise ServingError(ErrorKind.INVALID_VALUE, "The schema cannot be used.", param=param)
-
-
-@pytest.fixture
-def binding(backend: Backend, vocabulary: Vocabulary) -> Backend:
-    """A backend that can hold answers to a grammar."""
-    engine = FakeEngine()
-    engine.state = EngineState.READY
-    engine.facts = msgspec.structs.replace(
-        engine.facts, capabilities=(*engine.facts.capabilities, "grammar")
-    )
-    pipeline = Pipeline(
-        engine,
-        vocabulary,
-        Admission(8, 8),
-        Settings().deadlines,
-        Records(),
-        lambda: 0.0,
-        NoGrammars(),
-    )
-    return Backend(backend.manifest, vocabulary, pipeline, "2026-01-31")
-
-
-class Records:
-    """Keeps nothing."""
-
-    def record(self, record: object) -> None:
-        """Forgets the record."""
 
 
 F_STRICT = ToolForm(name="f", schema=CITY)
