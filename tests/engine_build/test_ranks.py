@@ -53,6 +53,15 @@ def test_the_ranks_say_what_the_whole_model_says(scene: Scene) -> None:
     assert [len(one.tokens) for one in built.golden] == [golden.MAX_TOKENS] * 2
 
 
+def test_the_ranks_of_int8_weights_say_what_those_say_in_one_piece(tmp_path: Path) -> None:
+    other = furnish(tmp_path, "int8", ranks=2)
+    build(other.profile, other, other.state, other.steps(), store=None, record=other.record)
+    content = other.state.report(other.profile.name).read_bytes()
+    compared = msgspec.json.decode(content, type=Report).ranks
+    assert compared
+    assert compared.largest_difference < 1e-5
+
+
 def test_a_rank_with_other_numbers_is_refused_with_how_far_it_is(
     scene: Scene, tmp_path: Path
 ) -> None:
