@@ -174,11 +174,11 @@ class ChatCompletionChunk(Answer):
 
 
 class TextLogprobs(Answer):
-    """Lists of equal length, an entry a token."""
+    """Lists of equal length, an entry a token; the first token of a prompt has null."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
