@@ -21,25 +21,21 @@ from tests.engine_build.scene import Scene, furnish
 RANK = "rank-00001-of-00002.safetensors"
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A machine with an engine of two ranks, built for real: compared, its golden prompts run.
-
-    The prompts are of the tiny model's ten tokens.
-    """
+@pytest.fixture(scope="module", autouse=True)
+def prompts() -> Iterator[None]:
+    """Golden prompts of the tiny model's ten tokens."""
     asked = {"one": [1, 2, 3], "two": [4] * 40}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(golden, "prompts", lambda _ranks: asked)
-        made = furnish(tmp_path_factory.mktemp("ranks"), ranks=2)
-        build(
-            made.profile,
-            made,
-            made.state,
-            made.steps(),
-            store=None,
-            record=golden.record,
-        )
-        yield made
+        yield
+
+
+@pytest.fixture(scope="module")
+def scene(prompts: None, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A machine with an engine of two ranks, built for real: compared, its golden prompts run."""
+    made = furnish(tmp_path_factory.mktemp("ranks"), ranks=2)
+    build(made.profile, made, made.state, made.steps(), store=None, record=golden.record)
+    return made
 
 
 def test_the_ranks_say_what_the_whole_model_says(scene: Scene) -> None:
