@@ -87,8 +87,8 @@ def make_compaction_job(
     job_id: str,
     deadline_seconds: float | None,
 ) -> Job:
-    """Returns the job that writes the summary. The conversation comes first, so that its beginning
-    is in the engine's cache where it was answered before.
+    """Returns the job that writes the summary. The conversation comes first, so that it is in the
+    engine's cache where it was answered without tools and with the service's own effort.
 
     Raises ServingError, also for a conversation of nothing.
     """
@@ -98,12 +98,12 @@ def make_compaction_job(
             raise ServingError(
                 ErrorKind.INVALID_VALUE, "'input' holds nothing to compact.", param="input"
             )
-        # Greedy and with little thought: a summary is to be exact, not inventive.
+        # Greedy: a summary is to be exact, not inventive. With the service's own effort, which is
+        # in the first tokens of a prompt: with another nothing of it would be cached.
         chat = ChatRequest.model_validate(
             {
                 "model": request.model,
                 "messages": [*messages, {"role": "user", "content": REQUEST}],
-                "reasoning_effort": "low",
                 "temperature": 0.0,
             },
             context=settings.limits,

@@ -119,7 +119,7 @@ async def test_the_model_reads_the_whole_conversation_and_then_the_request(
     _, stream = await compact(api, vocabulary, Assistant(content="So."), "stop")
     prompt = vocabulary.decode(stream.prompt)
     assert prompt.index("3 mm") < prompt.index("Three.") < prompt.index(REQUEST)
-    assert "Reasoning: low" in prompt
+    assert "Reasoning: medium" in prompt
     assert stream.samplings[0].temperature == 0
 
 
