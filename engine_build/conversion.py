@@ -57,15 +57,19 @@ class Conversion:
         is_cut = contents.is_cut(profile.runtime, profile.mesh)
         if not (is_cut or formats.converts(weights)):
             return self._checkpoint.files
-        directory, hashes = self.whole(profile), {}
+        directory = self.whole(profile)
+        made: dict[str, Path] = {}
+        hashes: dict[str, str] = {}
         if formats.converts(weights):
             hashes = self._quantised[weights].files
-        made = _visible(directory)
+            names = (*hashes, tensors.INDEX_NAME, tensors.CONFIG_NAME, quantise.REPORT_NAME)
+            made = {name: directory / name for name in names}
         if is_cut:
-            directory, hashes = self._cut(profile, directory)
             # Beside rank files, too, a report says what the conversion cost.
-            reports = {name: made[name] for name in (quantise.REPORT_NAME,) if name in made}
-            made = _visible(directory) | reports
+            kept = {name: path for name, path in made.items() if name == quantise.REPORT_NAME}
+            directory, hashes = self._cut(profile, directory)
+            names = (*hashes, tensors.CONFIG_NAME, shard.REPORT_NAME)
+            made = kept | {name: directory / name for name in names}
         return (*_wanted(made, hashes), *self._unchanged(made))
 
     def whole(self, profile: Profile) -> Path:
@@ -160,11 +164,6 @@ class Conversion:
                 f"{free_bytes / 1e9:.1f} GB are free",
                 "Free some space, or set GPT_OSS_STATE to a directory on a larger disk",
             )
-
-
-def _visible(directory: Path) -> dict[str, Path]:
-    """Returns the files of a directory by name, without the records of what is done."""
-    return {path.name: path for path in directory.iterdir() if not path.name.startswith(".")}
 
 
 def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[Wanted]:

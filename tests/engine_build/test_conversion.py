@@ -203,6 +203,16 @@ def test_a_converted_file_that_somebody_changed_is_made_again(
     assert scene.build(publish=False).engine == expected
 
 
+def test_what_a_killed_build_of_something_else_has_left_is_not_taken(tmp_path: Path) -> None:
+    expected = furnish(tmp_path / "one", "fp8", ranks=2).build(publish=False).engine
+    scene = furnish(tmp_path / "other", "fp8", ranks=2)
+    room = scene.state.conversion(scene.profile.name)
+    for directory in ("fp8", "fp8-tp2-ep2", "published/checkpoint"):
+        (room / directory).mkdir(parents=True)
+        (room / directory / "model-00009-of-00009.safetensors").write_bytes(b"of another model")
+    assert scene.build(publish=False).engine == expected
+
+
 def test_a_checkpoint_on_another_disk_is_read_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
