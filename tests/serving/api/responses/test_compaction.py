@@ -96,6 +96,12 @@ async def test_it_goes_on_with_what_is_stored(client: openai.AsyncOpenAI) -> Non
     assert answer.status == "completed"
 
 
+async def test_the_conversation_is_read_from_the_cache(client: openai.AsyncOpenAI) -> None:
+    first = await client.responses.create(model=MODEL, input="The rules of the house. " * 40)
+    made = await client.responses.compact(model=MODEL, previous_response_id=first.id)
+    assert made.usage.input_tokens_details.cached_tokens > 200
+
+
 @pytest.fixture
 async def api(start: Start) -> Api:
     """A ready API over an engine that the test plays."""
