@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.api.chat.facts import logprob_entries
+from serving.api.responses.citations import Pages
 from serving.api.responses.hosted import HOSTED_KINDS, HostedKind, call_body
 from serving.api.responses.items import seal
 from serving.events import (
@@ -66,6 +67,8 @@ class Item:
     status: Status = "in_progress"
     output: str | None = None
     """What the executor of a hosted tool said, where it is shown."""
+    annotations: list[dict[str, object]] = field(default_factory=list)
+    """What a message cites, once it is whole."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -89,7 +92,8 @@ class Item:
         if self.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
         entries = logprob_entries(self.logprobs, self.options.vocabulary) if text else []
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": entries}
+        cited = self.annotations if text else []
+        return {"type": "output_text", "text": text, "annotations": cited, "logprobs": entries}
 
     def begun(self) -> dict[str, object]:
         """Returns OpenAI's item as it was when it began: without text, but with what a search
@@ -168,6 +172,7 @@ class Output:
         # A call of the browser, whose item begins when what it does is known.
         self._browsing: BuiltInCallStart | None = None
         self._browsing_text: list[str] = []
+        self._pages = Pages()
 
     def add(self, events: list[ChoiceEvent]) -> list[Change]:
         """Takes the next events and returns what they change."""
@@ -232,6 +237,8 @@ class Output:
 
     def _end_call(self, end: BuiltInCallEnded, changes: list[Change]) -> None:
         if self._open is not None:
+            if self._open.kind == "web_search_call":
+                self._pages.learn(end.output)
             self._open.output = end.output if self._options.outputs else None
             self._close(_ENDS[end.outcome], changes, ended=True)
         self._browsing = None
@@ -265,6 +272,8 @@ class Output:
         self._browsing = None
         self._browsing_text.clear()
         if self._open is not None:
+            if self._open.kind == "message":
+                self._open.annotations = self._pages.cited(self._open.text)
             self._open.status = "incomplete" if self._open.hosted and not ended else status
             changes.append(Closed(self._open))
             self._open = None

@@ -130,6 +130,15 @@ class ResponseStream:
             "response.output_item.done", output_index=item.index, item=item.body()
         )
 
+    def _annotated(self, item: Item) -> bytes:
+        name = "response.output_text.annotation.added"
+        return b"".join(
+            [
+                self._event(name, **_place(item), annotation_index=index, annotation=annotation)
+                for index, annotation in enumerate(item.annotations)
+            ]
+        )
+
     def _running(self, item: Item) -> bytes:
         self._heads = {}
         return self._code_done(item) + self._call_event(item, _RUNNING[item.kind])
@@ -155,7 +164,8 @@ class ResponseStream:
             name, more = "response.output_text.done", {"logprobs": part["logprobs"]}
         else:
             name, more = "response.reasoning_text.done", {}
-        sent = self._event(name, **_place(item), text=text, **more)
+        sent = self._annotated(item)
+        sent += self._event(name, **_place(item), text=text, **more)
         sent += self._event("response.content_part.done", **_place(item), part=part)
         if item.summarised:
             place = _summary_place(item)

@@ -111,6 +111,8 @@ class ToolServer:
         return Response(status_code=200)
 
     async def _call(self, number: int, tool: str, arguments: Json) -> Response:
+        if tool == "open" and str(arguments.get("id", "")).startswith("https://"):
+            return self._text(number, f"[7] A page ({arguments['id']})\n**lines [0 - 1]**\n\nL0: x")
         if tool != "python":
             return self._text(number, f"[0] {tool} {json.dumps(arguments, sort_keys=True)}")
         code = arguments["code"]

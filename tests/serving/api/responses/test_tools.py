@@ -67,6 +67,8 @@ def make_script(vocabulary: Vocabulary) -> Script:
             scenario('[0] find {"pattern', FINAL),
             scenario('[0] open {"id', browse("find", '{"pattern": "x"}')),
             scenario("[0] search", browse("open", '{"id": "http://a/"}')),
+            scenario(" A page (", "<|channel|>final<|message|>So【7†L0】, but【3†L1】.<|return|>"),
+            scenario("cite please", browse("open", '{"id": "https://a/b"}')),
             scenario("browse please", browse("search", '{"query": "cats"}')),
             scenario("find nothing", browse("search", "cats")),
             scenario(" is not a JSON object", FINAL),
@@ -235,6 +237,7 @@ async def test_the_events_of_calls_of_the_browser_are_in_order(
         ("browse please", {"tools": [BROWSER]}),
         ("browse please", {"tools": [BROWSER], "max_output_tokens": 8}),
         ("find nothing", {"tools": [BROWSER]}),
+        ("cite please", {"tools": [BROWSER]}),
     ],
 )
 async def test_the_stream_is_the_answer_in_pieces(
@@ -282,6 +285,31 @@ async def test_a_search_without_arguments_is_not_made(
     assert call.type == "web_search_call"
     assert call.status == "failed"
     assert not executor.calls
+
+
+async def test_what_the_answer_cites_is_annotated(client: openai.AsyncOpenAI) -> None:
+    events = await streamed(client, input="cite please", tools=[BROWSER])
+    added = [e for e in events if e.type == "response.output_text.annotation.added"]
+    last = events[-1]
+    assert last.type == "response.completed"
+    message = last.response.output[-1]
+    assert message.type == "message"
+    part = message.content[0]
+    assert part.type == "output_text"
+    assert part.text == "So【7†L0】, but【3†L1】."
+    assert [annotation.model_dump() for annotation in part.annotations] == [
+        {
+            "type": "url_citation",
+            "start_index": 2,
+            "end_index": 8,
+            "title": "A page",
+            "url": "https://a/b",
+        }
+    ]
+    told = [(e.annotation_index, e.annotation.model_dump()) for e in added if e.annotation]
+    assert told == [(0, part.annotations[0].model_dump())]
+    types = [event.type for event in events]
+    assert types.index(added[0].type) < types.index("response.output_text.done")
 
 
 async def test_calls_are_as_many_as_the_request_allows(
