@@ -89,6 +89,10 @@ $(CLIENTS)/.installed: requirements-clients.lock tests/clients/node/package-lock
 	@$(PYTHON) -m venv $(CLIENTS)/venv
 	@$(BIN)/uv pip install --quiet --no-deps --python $(CLIENTS)/venv/bin/python -r requirements-clients.lock || \
 	  $(CLIENTS)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements-clients.lock
+	@echo "Fetching the tests that come with the source of the openai package"
+	@$(CLIENTS)/venv/bin/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary openai \
+	  --dest $(CLIENTS) "$$(grep '^openai==' requirements-clients.lock)"
+	@mkdir $(CLIENTS)/openai && tar xzf $(CLIENTS)/openai-*.tar.gz --strip-components=1 -C $(CLIENTS)/openai
 	@echo "Installing the packages of tests/clients/node/package-lock.json"
 	@cp tests/clients/node/package.json tests/clients/node/package-lock.json $(CLIENTS)/node/
 	@cd $(CLIENTS)/node && npm ci --no-audit --no-fund --loglevel=error

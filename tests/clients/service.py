@@ -7,6 +7,7 @@ answer depends on a word of the prompt.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.commands import serve
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
 
+NAMES = ("openai/gpt-oss-120b", "gpt-6-astra", "gpt-3.5-turbo-instruct", "model")
+"""The model's name, and those that the openai package's own tests ask for."""
 HELLO = Assistant(reasoning="A greeting.", content="Hello, wörld 😀!")
 LOOK = ToolCall(name="get_weather", arguments='{"city": "Paris"}')
 PERSON = '{"name": "Ada", "age": 36}'
@@ -60,7 +63,11 @@ def main() -> None:
         root = Path(directory)
         engine = root / "engine"
         replay_engine.write(engine, make_script(Vocabulary.load(RANKS)), ranks=RANKS)
-        extra = {"GPT_OSS_ENGINE": str(engine), "XDG_STATE_HOME": str(root / "state")}
+        extra = {
+            "GPT_OSS_ENGINE": str(engine),
+            "GPT_OSS_SERVED_MODEL_NAMES": json.dumps(NAMES),
+            "XDG_STATE_HOME": str(root / "state"),
+        }
         with serve(root / "bentoml", extra=extra) as served:
             served.wait_until_ready()
             sys.stdout.write(f"{served.url}\n")
