@@ -136,6 +136,7 @@ class Edge:
                 route=exchange.route,
                 outcome="aborted" if left else "error" if error else "ok",
                 code="" if error is None else error.kind.value.code,
+                prompt_tokens=exchange.prompt_tokens,
                 started=exchange.accepted,
                 ended=self._clock(),
             )

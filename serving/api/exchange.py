@@ -23,16 +23,26 @@ class Exchange:
 
     `route` is the metric label, a word of ours. `recorded` is set once somebody, such as the
     pipeline, has undertaken to write the request's record. `error` is what it was answered with.
-    `dialect` says in whose shape.
+    `dialect` says in whose shape. `prompt_tokens` are for the record, where nobody else writes it.
     """
 
-    __slots__ = ("accepted", "dialect", "error", "recorded", "request_id", "route", "started")
+    __slots__ = (
+        "accepted",
+        "dialect",
+        "error",
+        "prompt_tokens",
+        "recorded",
+        "request_id",
+        "route",
+        "started",
+    )
 
     def __init__(self, request_id: str, accepted: float, dialect: Dialect = OPENAI) -> None:
         self.dialect = dialect
         self.request_id = request_id
         self.accepted = accepted
         self.route = "unmatched"
+        self.prompt_tokens = 0
         self.started = False
         self.recorded = False
         self.error: ServingError | None = None

@@ -10,7 +10,7 @@ from serving.api.body import decode, require_json
 from serving.api.connection import Connection
 from serving.api.embeddings.answer import encode_answer
 from serving.api.embeddings.schema import EmbeddingsRequest
-from serving.api.exchange import exchange_of
+from serving.api.exchange import Exchange, exchange_of
 from serving.api.generation import Surroundings
 from serving.api.limits import read_body
 from serving.api.replies import reply
@@ -50,14 +50,14 @@ class Embeddings:
             left_seconds = exchange.accepted + seconds - around.clock()
             try:
                 async with asyncio.timeout(left_seconds):
-                    answer = await self._answer(request)
+                    answer = await self._answer(request, exchange)
             except TimeoutError:
                 raise ServingError(
                     ErrorKind.DEADLINE, "The request took longer than it may in total."
                 ) from None
             await reply(connection.send, 200, answer, b"application/json")
 
-    async def _answer(self, request: EmbeddingsRequest) -> bytes:
+    async def _answer(self, request: EmbeddingsRequest, exchange: Exchange) -> bytes:
         encoder = self._require_model(request.model)
         dimensions = self._dimensions(request, encoder.description)
         _require_known_ids(request, encoder.description)
@@ -67,6 +67,7 @@ class Embeddings:
             dimensions=dimensions,
             truncate_tokens=encoder.description.max_tokens if cut == -1 else cut,
         )
+        exchange.prompt_tokens = found.tokens
         as_base64 = request.encoding_format == "base64"
 
         def encode() -> bytes:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from serving.api.fields import Loose
-from serving.api.sampling_schema import Label, ModelName, at_most, limits_of
+from serving.api.sampling_schema import Label, ModelName, at_most, limits_of, refuse_denied
 from serving.runtime.encoder.messages import Input
+
+DENIED_FIELDS = frozenset(
+    {
+        *("add_special_tokens", "embed_dtype", "embedding_types", "endianness", "input_type"),
+        *("instruction", "messages", "normalize", "pooling", "prompt_name", "task", "truncate"),
+        *("truncation", "use_activation"),
+    }
+)
+"""Fields of other servers that change the vectors; ignoring them would mislead."""
 
 
 class EmbeddingsRequest(Loose):
@@ -26,6 +35,12 @@ class EmbeddingsRequest(Loose):
 
     # An extension that other servers have too.
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        refuse_denied(value, DENIED_FIELDS)
+        return value
 
     @field_validator(
         "input",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 from array import array
@@ -124,6 +125,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"truncate_prompt_tokens": 2}, "truncate_prompt_tokens"),
     ({"truncate_prompt_tokens": "all"}, "truncate_prompt_tokens"),
     ({"model": 5}, "model"),
+    ({"input_type": "query"}, "input_type"),
+    ({"normalize": True}, "normalize"),
 ]
 
 
@@ -210,3 +213,14 @@ async def test_both_kinds_of_models_are_listed(api: Api) -> None:
     assert alone == listed[1]
     assert alone["owned_by"] == "sentence-transformers"
     assert (alone["type"], alone["dimensions"], alone["context_length"]) == ("embedding", 384, 256)
+
+
+async def test_a_request_has_one_line_with_its_tokens_and_without_its_text(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = await start(embeddings={"encoder": PACKAGE}, log_level="info")
+    assert (await ask(api, input=["secret words", "more"]))[0] == 200
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line]
+    (line,) = [line for line in lines if line.get("route") == "embeddings"]
+    assert (line["outcome"], line["prompt_tokens"]) == ("ok", 4 + 3)
+    assert "secret" not in json.dumps(lines)
