@@ -31,8 +31,8 @@ class Tape:
         self._wake()
 
     def since(self, number: int) -> tuple[bytes, int]:
-        """Returns the events from `number` on, and the number of the next that will come."""
-        return b"".join(self._events[number:]), len(self._events)
+        """Returns the events from `number` on, and the number of the next one to ask for."""
+        return b"".join(self._events[number:]), max(number, len(self._events))
 
     async def ticks(self) -> Events:
         """Yields nothing at once, and again when there is more, until the end."""
