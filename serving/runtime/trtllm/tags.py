@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from serving.runtime.trtllm import schemas
+
 Format = dict[str, Any]
 
 CONTROL_NAMES = {
@@ -33,7 +35,11 @@ _TEXT = '([^<] | "<"+ [^<|])* "<"*'
 
 
 def translate(tag: str) -> str:
-    """Returns the tag, as JSON. Raises ValueError for a format that the service does not write."""
+    """Returns the tag, as JSON.
+
+    Raises ValueError for a format that the service does not write, and for a schema that
+    TensorRT-LLM would not hold.
+    """
     written = msgspec.json.decode(tag, type=Format)
     return msgspec.json.encode({**written, "format": _format(written["format"])}).decode()
 
@@ -44,7 +50,7 @@ def _format(form: Format) -> Format:
         return {"type": "grammar", "grammar": f"root ::= {_rule(form)}\n"}
     kind = form["type"]
     if kind == "json_schema":
-        return {"type": kind, "json_schema": form["json_schema"]}
+        return {"type": kind, "json_schema": schemas.held(form["json_schema"])}
     if kind == "or":
         return {"type": kind, "elements": [_format(each) for each in form["elements"]]}
     if kind != "sequence":
