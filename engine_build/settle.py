@@ -9,6 +9,7 @@ from engine_build import profile as profiles
 from engine_build.failure import BuildError, ExitCode
 from engine_build.plan import Plan
 from engine_build.profile import PrecisionChange, Profile
+from serving.engine import Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,10 @@ def complete(profile: Profile) -> Profile:
     Raises BuildError for a number format or a mesh that the runtime, the model or the GPU has not.
     """
     formats.check(profile)
-    plan.check_model(profile, fetch.architecture(fetch.describe(profile)))
+    shape = fetch.architecture(fetch.describe(profile))
+    plan.check_model(profile, shape)
     if profile.runtime != "trtllm":
-        _check_ranks(profile)
+        _check_ranks(profile, shape)
         return profile
     make_plan(profile)
     composed = arguments.compose(profile, gpus.find(profile.device.kind))
@@ -68,6 +70,12 @@ def make_plan(profile: Profile) -> Plan:
             ExitCode.CONFIGURATION,
             f"{profile.name}: device.kind is cpu; memory is planned for GPUs",
         )
+    if profile.runtime != "trtllm":
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{profile.name}: runtime is {profile.runtime}; memory is planned for TensorRT-LLM, "
+            "which keeps the experts packed",
+        )
     shape = fetch.architecture(fetch.describe(profile))
     gpu = gpus.find(profile.device.kind)
     try:
@@ -77,10 +85,14 @@ def make_plan(profile: Profile) -> Plan:
         raise BuildError(problem.exit_code, problem.message, remedies.advice(found)) from None
 
 
-def _check_ranks(profile: Profile) -> None:
+def _check_ranks(profile: Profile, shape: Architecture) -> None:
     """Raises BuildError for what an embedded engine of rank files cannot be."""
     if profile.mesh.tensor_parallel == 1:
         return
+    # Here, because numpy takes a while and a build that has nothing to do needs none.
+    from engine_build import layout
+
+    layout.check(shape, profile.mesh.tensor_parallel, profile.mesh.expert_parallel)
     where = f"{profile.name}: mesh.tensor_parallel = {profile.mesh.tensor_parallel}"
     if profile.device.kind != "cpu":
         raise BuildError(

@@ -6,7 +6,8 @@ import pytest
 
 from engine_build import overlay, profile
 from engine_build.failure import BuildError, ExitCode
-from engine_build.settle import make_plan, settle
+from engine_build.profile import Profile
+from engine_build.settle import complete, make_plan, settle
 
 TRTLLM = [name for name in profile.names() if profile.load(name).runtime == "trtllm"]
 
@@ -28,6 +29,30 @@ def test_memory_is_planned_for_gpus_only() -> None:
     with pytest.raises(BuildError, match=r"device\.kind is cpu") as caught:
         make_plan(profile.load("development"))
     assert caught.value.exit_code is ExitCode.CONFIGURATION
+
+
+def test_memory_is_planned_for_tensorrt_llm_only() -> None:
+    embedded = profile.load("gpt-oss-20b-1xl4").model_copy(update={"runtime": "embedded"})
+    with pytest.raises(BuildError, match="runtime is embedded") as caught:
+        make_plan(embedded)
+    assert caught.value.exit_code is ExitCode.CONFIGURATION
+
+
+def test_a_mesh_that_does_not_cut_the_model_is_refused_before_anything_is_fetched() -> None:
+    raw = profile.load("development-2ranks").model_dump()
+    raw["mesh"] = {"tensor_parallel": 4, "expert_parallel": 1}
+    raw["device"]["count"] = 4
+    with pytest.raises(BuildError, match="leaves a rank none of 2 blocks") as caught:
+        complete(Profile.model_validate(raw))
+    assert caught.value.exit_code is ExitCode.CONFIGURATION
+
+
+def test_rank_files_have_no_gate_of_a_running_engine() -> None:
+    raw = profile.load("development-2ranks").model_dump()
+    raw["gate"] = profile.load("development-int8").model_dump()["gate"]
+    with pytest.raises(BuildError, match=r"with a gate") as caught:
+        complete(Profile.model_validate(raw))
+    assert "Leave gate out" in caught.value.advice
 
 
 def test_an_unknown_purpose_is_named_with_the_nearest() -> None:
