@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serving.harmony.multiples import in_other_words
 from serving.harmony.vocabulary import (
     CALL,
     CHANNEL,
@@ -131,7 +132,8 @@ def _mark() -> Format:
 
 
 def _json(schema: dict[str, Any]) -> Format:
-    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": MOST_BLANKS}
+    held = in_other_words(schema)
+    return {"type": "json_schema", "json_schema": held, "max_whitespace_cnt": MOST_BLANKS}
 
 
 def _free() -> Format:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serving.harmony.schema_parts import SCHEMA_LISTS, SCHEMAS, SCHEMAS_BY_NAME
 from serving.harmony.schema_rules import Rules
 
 TYPES: Final = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
@@ -40,9 +41,6 @@ MOST_LENGTH: Final = 4096
 """The most that `minLength`, `maxItems` and their like may say: each costs compile time."""
 MOST_PATTERN_CHARACTERS: Final = 512
 
-_SCHEMAS_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions")
-_SCHEMA_LISTS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SCHEMAS: Final = ("items", "additionalProperties", "propertyNames", "unevaluatedProperties")
 _LENGTHS: Final = (
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
 )
@@ -118,7 +116,7 @@ def _same_place(node: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[ob
 
 def _children(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, object]]:
     """Yields the schemas in a schema with their paths. Raises SchemaError for what is none."""
-    for name in _SCHEMAS_BY_NAME:
+    for name in SCHEMAS_BY_NAME:
         named = node.get(name)
         if named is None:
             continue
@@ -126,7 +124,7 @@ def _children(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, object]
             raise SchemaError(f"{path}.{name}", "must be an object of schemas")
         for key, child in named.items():
             yield f"{path}.{name}.{key}", child
-    for name in _SCHEMA_LISTS:
+    for name in SCHEMA_LISTS:
         listed = node.get(name)
         if listed is None:
             continue
@@ -134,7 +132,7 @@ def _children(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, object]
             raise SchemaError(f"{path}.{name}", "must be a list of schemas, not empty")
         for index, child in enumerate(listed):
             yield f"{path}.{name}[{index}]", child
-    for name in _SCHEMAS:
+    for name in SCHEMAS:
         # False closes an object or a list; as a schema of its own it would allow nothing.
         if name in node and node[name] is not False:
             yield f"{path}.{name}", node[name]

@@ -1,15 +1,17 @@
 """Which keywords of JSON Schema count only beside which others, for the grammar compiler.
 
 xgrammar 0.2.8 passes over an assertion that stands where it does not look for it, without a word:
-`minLength` without `type`, `type` beside `anyOf`, `multipleOf` of a number. The answer would not be
-held to it, so such a schema is refused. `oneOf` becomes `anyOf`, which is the same only for schemas
-of which no value fits two.
+`minLength` without `type`, `type` beside `anyOf`, a length beside a `pattern`. The answer would not
+be held to it, so such a schema is refused. `oneOf` becomes `anyOf`, which is the same only for
+schemas of which no value fits two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
+
+from serving.harmony import multiples
 
 Node = Mapping[str, Any]
 
@@ -37,7 +39,6 @@ _ALONE: Final = {
     "pattern": ("format",),
     "minLength": ("pattern", "format"),
     "maxLength": ("pattern", "format"),
-    "multipleOf": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     "propertyNames": (
         *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"),
     ),
@@ -153,8 +154,12 @@ def _alone(node: Node) -> Iterator[tuple[str, str]]:
     for name, kind in _KINDS.items():
         if name in node and "type" not in node and kind not in given:
             yield name, f"needs 'type': '{kind}' beside it"
-    if "multipleOf" in node and "number" in _listed(node):
-        yield "multipleOf", "is supported with 'type': 'integer' only"
+    if not multiples.can_be_held(node):
+        yield (
+            "multipleOf",
+            f"of a fraction, or beside bounds, is supported between two bounds that have "
+            f"{multiples.MOST_LISTED} multiples at most",
+        )
     for name, others in _ALONE.items():
         for other in others:
             if name in node and other in node:

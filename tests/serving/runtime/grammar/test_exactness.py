@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from serving.harmony.json_schema import Bounds, SchemaError, check
+from serving.harmony.multiples import in_other_words
 from serving.runtime.grammar.core import STOP_TOKENS, Compiled, Compiler, GrammarError
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
@@ -68,9 +69,9 @@ def compiler() -> Compiler:
 
 def compile_schema(compiler: Compiler, schema: dict[str, Any]) -> Compiled | None:
     """Returns the grammar of a schema, None when it is refused."""
-    form = {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 16}
     try:
         check(schema, "", Bounds())
+        form = {"type": "json_schema", "json_schema": in_other_words(schema)}
         tag = msgspec.json.encode({"type": "structural_tag", "format": form})
         return compiler.compile(tag.decode())
     except (SchemaError, GrammarError):
@@ -123,6 +124,17 @@ SUBSET: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
         }.items()
     ),
     ({"type": "integer", "multipleOf": 5}, [0, 5, -10], [1, 12]),
+    ({"type": "number", "multipleOf": 2}, [0, 4, -2], [1, 0.5]),
+    (
+        {"type": "integer", "multipleOf": 5, "minimum": 1, "exclusiveMaximum": 20},
+        [5, 15],
+        [0, 20, 6],
+    ),
+    (
+        {"type": "number", "multipleOf": 0.25, "exclusiveMinimum": 0, "maximum": 1.5},
+        [0.25, 1, 1.5],
+        [0, 0.3, 1.75],
+    ),
     ({"type": "number", "minimum": -130, "maximum": 130}, [-130, 0.5, 130], [131, -130.5]),
     ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, [0.5], [0, 1, 2]),
     ({"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 2}, [[1]], [[], [1, 2, 3]]),
