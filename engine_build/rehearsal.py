@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine_build import contents, fetch, formats, gate
+from engine_build import fetch, formats, gate
 from engine_build.build import finished
 from engine_build.failure import BuildError
 from engine_build.fetch import Compact, Expected, Given, Published
@@ -72,6 +72,9 @@ def of_build(
 
 def _conversions(profile: Profile, sizes: Architecture) -> Iterator[str]:
     """Yields what would be written anew, with sizes."""
+    # Here, because numpy takes a while and a build that has nothing to do needs none.
+    from engine_build import contents
+
     weights = profile.precision.weights
     if formats.converts(weights):
         size_bytes = contents.size_bytes(contents.whole(sizes, weights))

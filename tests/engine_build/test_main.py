@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -154,3 +156,9 @@ def test_a_dry_run_says_what_would_be_converted_and_cut(
     assert run("build", profile, "--dry-run") == 0
     shown = capsys.readouterr().out
     assert all(line in shown for line in says)
+
+
+def test_a_start_imports_neither_numpy_nor_torch() -> None:
+    """`make serve` starts with a build that has nothing to do."""
+    code = "import sys, engine_build.__main__; sys.exit(not {'numpy', 'torch'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
