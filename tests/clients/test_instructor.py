@@ -39,5 +39,4 @@ def test_an_answer_with_a_type_grows(client: instructor.Instructor, model: str) 
             response_model=Person,
         )
     )
-    assert len(grown) > 1
     assert grown[-1].model_dump() == {"name": "Ada", "age": 36}

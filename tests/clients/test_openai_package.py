@@ -97,7 +97,7 @@ def outcomes(base_url: str, tmp_path_factory: pytest.TempPathFactory) -> Outcome
     """What became of each test, by the names of its module and function."""
     report = tmp_path_factory.mktemp("openai") / "report.xml"
     paths = [f"tests/api_resources/{name}" for name in FILES]
-    options = ["-o", "addopts=", "-p", "no:cacheprovider", "-q", f"--junitxml={report}"]
+    options = ["-o", "addopts=", "-p", "no:cacheprovider", "--tb=no", f"--junitxml={report}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *paths],
         cwd=Path(os.environ["CLIENTS"]) / "openai",
