@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from serving.app import create_app
 from serving.runtime.encoder.description import locate, read
 from serving.settings import Settings, SettingsError
+from serving.telemetry.logs import make_logger
 from tests.serving.api.conftest import Start
 from tests.serving.api.server import MODEL, Api, connected, until
 
@@ -216,11 +218,13 @@ async def test_both_kinds_of_models_are_listed(api: Api) -> None:
 
 
 async def test_a_request_has_one_line_with_its_tokens_and_without_its_text(
-    start: Start, capsys: pytest.CaptureFixture[str]
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr("serving.app.make_logger", lambda level: make_logger(level, log))
     api = await start(embeddings={"encoder": PACKAGE}, log_level="info")
     assert (await ask(api, input=["secret words", "more"]))[0] == 200
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line]
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
     (line,) = [line for line in lines if line.get("route") == "embeddings"]
     assert (line["outcome"], line["prompt_tokens"]) == ("ok", 4 + 3)
-    assert "secret" not in json.dumps(lines)
+    assert "secret" not in log.getvalue()
