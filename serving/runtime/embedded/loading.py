@@ -70,7 +70,10 @@ class Loader:
             config=config,
             sizes=sizes,
             embedding=embedding,
-            layers=tuple(self._layer(weights.layer(index)) for index in range(config.num_layers)),
+            layers=tuple(
+                self._layer(weights.layer(index), *weights.experts(index))
+                for index in range(config.num_layers)
+            ),
             final_norm=norm(weights.final_norm(), config.rms_norm_eps, self._device),
             head=Linear(weights.head(), None, packed=self._packed),
             rotary=Rotary(config.rope, config.head_dim, self._device),
@@ -79,7 +82,7 @@ class Loader:
             device=self._device,
         )
 
-    def _layer(self, weights: LayerWeights) -> Layer:
+    def _layer(self, weights: LayerWeights, gate_up: Affine, down: Affine) -> Layer:
         eps = self._config.rms_norm_eps
         return Layer(
             sliding=weights.sliding,
@@ -91,7 +94,7 @@ class Loader:
             experts=Experts(
                 router=self._linear(weights.router),
                 per_token=self._config.experts_per_token,
-                bank=self._bank(weights.gate_up, weights.down),
+                bank=self._bank(gate_up, down),
             ),
         )
 

@@ -27,8 +27,19 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class Mxfp4:
+    """All experts' matrices as mxfp4.py has them, blocks (experts, out, n, 16) and scales
+    (experts, out, n), with their biases (experts, out)."""
+
+    blocks: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer. Norms (hidden,) and sinks (heads,) are as the checkpoint has them."""
+    """One decoder layer without its experts. Norms (hidden,) and sinks (heads,) are as the
+    checkpoint has them."""
 
     sliding: bool
     attention_norm: torch.Tensor
@@ -37,8 +48,6 @@ class LayerWeights:
     sinks: torch.Tensor
     experts_norm: torch.Tensor
     router: Affine
-    gate_up: Affine  # of all experts: (experts, 2 * inner, hidden)
-    down: Affine
 
 
 class Weights:
@@ -70,9 +79,7 @@ class Weights:
     def layer(self, index: int) -> LayerWeights:
         """Returns one layer's."""
         config, prefix, hidden = self._config, f"model.layers.{index}.", self._hidden
-        count, inner = config.num_experts, config.intermediate_size
-        attention, experts = prefix + "self_attn.", prefix + "mlp.experts."
-        gate_up = self._experts(experts + "gate_up_proj", count, 2 * inner, hidden)
+        attention = prefix + "self_attn."
         return LayerWeights(
             sliding=config.sliding[index],
             attention_norm=self._tensors(prefix + "input_layernorm.weight", (hidden,)),
@@ -80,9 +87,30 @@ class Weights:
             out=self._affine(attention + "o_proj", hidden, config.num_heads * config.head_dim),
             sinks=self._keep(attention + "sinks", config.num_heads),
             experts_norm=self._tensors(prefix + "post_attention_layernorm.weight", (hidden,)),
-            router=self._affine(prefix + "mlp.router", count, hidden),
-            gate_up=Affine(_gates_first(gate_up.weight), _gates_first(gate_up.bias)),
-            down=self._experts(experts + "down_proj", count, hidden, inner),
+            router=self._affine(prefix + "mlp.router", config.num_experts, hidden),
+        )
+
+    def experts(self, index: int) -> tuple[Affine, Affine]:
+        """Returns a layer's first matrices (experts, 2 * inner, hidden), and the second."""
+        gate_up, down = (self._experts(*shape) for shape in self._expert_shapes(index))
+        return Affine(_gates_first(gate_up.weight), _gates_first(gate_up.bias)), down
+
+    def packed_experts(self, index: int) -> tuple[Mxfp4, Mxfp4] | None:
+        """As `experts`, in MXFP4; None where the checkpoint does not have them so."""
+        shapes = self._expert_shapes(index)
+        if any(name + "_blocks" not in self._tensors for name, *_ in shapes):
+            return None
+        gate_up, down = (self._packed(*shape) for shape in shapes)
+        parts = (gate_up.blocks, gate_up.scales, gate_up.bias)
+        return Mxfp4(*map(_gates_first, parts)), down
+
+    def _expert_shapes(self, index: int) -> tuple[tuple[str, int, int, int], ...]:
+        """Returns name, experts, outputs and inputs of a layer's two kinds of matrices."""
+        config, prefix = self._config, f"model.layers.{index}.mlp.experts."
+        count, inner = config.num_experts, config.intermediate_size
+        return (
+            (prefix + "gate_up_proj", count, 2 * inner, self._hidden),
+            (prefix + "down_proj", count, self._hidden, inner),
         )
 
     @property
@@ -137,19 +165,25 @@ class Weights:
 
     def _experts(self, name: str, count: int, rows: int, columns: int) -> Affine:
         """All experts' matrices (experts, rows, columns); plain ones are stored transposed."""
+        if name + "_blocks" in self._tensors:
+            packed = self._packed(name, count, rows, columns)
+            weight = mxfp4.dequantise(packed.blocks, packed.scales, self._dtype)
+            return Affine(weight.to(self._device), packed.bias)
         bias = self._keep(name + "_bias", count, rows)
         if name + "_values" in self._tensors:
             codes = self._typed(name + "_values", torch.float8_e4m3fn, count, rows, columns)
             tiles = fp8.tiles(rows, columns)
             scales = self._typed(name + "_tile_scales", torch.float32, count, *tiles)
             return Affine(fp8.dequantise(codes, scales, self._dtype).to(self._device), bias)
-        if name + "_blocks" not in self._tensors:
-            return Affine(self._take(name, count, columns, rows).mT.contiguous(), bias)
-        blocks = columns // mxfp4.BLOCK_VALUES
-        half = mxfp4.BLOCK_VALUES // 2
-        packed = self._typed(name + "_blocks", torch.uint8, count, rows, blocks, half)
-        scales = self._typed(name + "_scales", torch.uint8, count, rows, blocks)
-        return Affine(mxfp4.dequantise(packed, scales, self._dtype).to(self._device), bias)
+        return Affine(self._take(name, count, columns, rows).mT.contiguous(), bias)
+
+    def _packed(self, name: str, count: int, rows: int, columns: int) -> Mxfp4:
+        blocks, half = columns // mxfp4.BLOCK_VALUES, mxfp4.BLOCK_VALUES // 2
+        return Mxfp4(
+            blocks=self._typed(name + "_blocks", torch.uint8, count, rows, blocks, half),
+            scales=self._typed(name + "_scales", torch.uint8, count, rows, blocks),
+            bias=self._keep(name + "_bias", count, rows),
+        )
 
 
 def _gates_first(tensor: torch.Tensor) -> torch.Tensor:

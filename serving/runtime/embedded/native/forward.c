@@ -1,72 +1,13 @@
 /* The GPT-OSS transformer: one pass over the tokens of a step, on a CPU.
  *
  * Every function works row by row in an order that the other rows do not change, so a token's bits
- * depend on its own sequence alone. The structs are mirrored in library.py. */
-#include "attention.h"
-#include "matrix.h"
+ * depend on its own sequence alone. */
+#include <omp.h>
+
+#include "model.h"
 
 #define LEAST_WORK (1 << 19)  /* multiplications that are worth a thread */
 #define LEAST_SHARED_ROWS 32  /* rows that are worth several, for work that is small for each */
-
-typedef struct {
-    const float *attention_norm, *experts_norm; /* (hidden,) */
-    Matrix qkv, out, router;
-    Matrix gate_up, down; /* the first expert's; the others follow */
-    Cache cache;
-} Layer;
-
-typedef struct {
-    Heads heads;
-    int64_t layers, hidden, vocabulary, experts, per_token, inner;
-    float epsilon, alpha, limit, magnitude;
-    const float *frequencies; /* (head_dim / 2,), of the rotation */
-    const bf16 *embedding;    /* (vocabulary, hidden) */
-    const Layer *layer;
-    const float *final_norm;
-    Matrix head;
-} Model;
-
-/* Tokens `start` to `start + count` of one sequence. Positions before `kept` are in the cache
- * already. With `samples` the logits of the last are wanted. */
-typedef struct {
-    const int64_t *tokens, *full_table, *sliding_table;
-    int64_t start, count, kept, samples;
-} Span;
-
-/* What one token needs; `span` is its sequence's. */
-typedef struct {
-    const Span *span;
-    int64_t position;
-} Token;
-
-/* The memory of one pass. Rows are padded to whole panels where a product writes them. */
-typedef struct {
-    Token *tokens;
-    float *residual;  /* (tokens, hidden) */
-    bf16 *input;      /* (tokens, hidden): what a product reads */
-    float *turns;     /* (tokens, head_dim): cosine and sine of each pair's angle */
-    float *qkv;       /* (tokens, queries, keys and values of all heads) */
-    bf16 *queries;    /* (tokens, heads * head_dim) */
-    bf16 *mixed;      /* the same, of outputs */
-    float *scores;    /* (tokens, experts) */
-    float *weights;   /* (tokens, per_token) of the chosen experts */
-    int32_t *chosen;  /* (tokens, per_token): experts */
-    int32_t *place;   /* (tokens, per_token): where the pair is in the order of experts */
-    int32_t *source;  /* (pairs,): the token of a pair, in the order of experts */
-    int64_t *bounds;  /* (experts + 1,): where an expert's pairs begin */
-    float *gate_up;   /* (pairs, 2 * inner): all gates, then all ups */
-    bf16 *inner_rows; /* (pairs, inner) */
-    float *outputs;   /* (pairs, hidden) */
-} Room;
-
-typedef struct {
-    const Model *model;
-    const Span *spans;
-    int64_t span_count;
-    bf16 *logits; /* (sampled spans, vocabulary padded to whole panels) */
-    void *room;
-    int threads; /* for large products; small ones use fewer */
-} Step;
 
 typedef struct {
     const Model *model;
@@ -74,40 +15,6 @@ typedef struct {
     int64_t rows; /* of the residual stream */
     int threads;
 } Pass;
-
-static int64_t qkv_width(const Heads *heads) {
-    return (heads->heads + 2 * heads->kv_heads) * heads->head_dim;
-}
-
-static void *place(char **next, int64_t count, int64_t bytes) {
-    void *here = *next;
-    *next += (count * bytes + 63) / 64 * 64;
-    return here;
-}
-
-/* Lays the room out from `base` on and returns how many bytes it takes. */
-static int64_t lay_out(const Model *model, int64_t tokens, char *base, Room *room) {
-    char *next = base;
-    const Heads *heads = &model->heads;
-    int64_t pairs = tokens * model->per_token, width = heads->heads * heads->head_dim;
-    room->tokens = place(&next, tokens, sizeof(Token));
-    room->residual = place(&next, tokens * padded(model->hidden), sizeof(float));
-    room->input = place(&next, tokens * model->hidden, sizeof(bf16));
-    room->turns = place(&next, tokens * heads->head_dim, sizeof(float));
-    room->qkv = place(&next, tokens * padded(qkv_width(heads)), sizeof(float));
-    room->queries = place(&next, tokens * width, sizeof(bf16));
-    room->mixed = place(&next, tokens * width, sizeof(bf16));
-    room->scores = place(&next, tokens * padded(model->experts), sizeof(float));
-    room->weights = place(&next, pairs, sizeof(float));
-    room->chosen = place(&next, pairs, sizeof(int32_t));
-    room->place = place(&next, pairs, sizeof(int32_t));
-    room->source = place(&next, pairs, sizeof(int32_t));
-    room->bounds = place(&next, model->experts + 1, sizeof(int64_t));
-    room->gate_up = place(&next, pairs * padded(2 * model->inner), sizeof(float));
-    room->inner_rows = place(&next, pairs * model->inner, sizeof(bf16));
-    room->outputs = place(&next, pairs * padded(model->hidden), sizeof(float));
-    return next - base;
-}
 
 /* How many threads so many multiplications are worth. */
 static int threads_for(const Pass *pass, int64_t multiplications) {
@@ -289,11 +196,16 @@ static void multiply_experts(const Pass *pass, const Matrix *first, const bf16 *
     for (int64_t task = 0; task < experts * across; task++) {
         int64_t expert = task / across;
         Matrix matrix = *first;
-        matrix.weights += expert * size * matrix.inputs;
+        int64_t weights = expert * size * matrix.inputs;
+        matrix.weights = (const char *)first->weights +
+                         (first->scales ? weights / 2 : weights * (int64_t)sizeof(bf16));
+        if (first->scales) matrix.scales += weights / SHARED_SCALE;
         matrix.bias += expert * size;
         Rows rows = {from, matrix.inputs, index};
         Target target = {to, size, WRITE};
-        multiply_panel(&matrix, task % across, &rows, bounds[expert], bounds[expert + 1], &target);
+        bf16 *unpacked = pass->room.panels + omp_get_thread_num() * panel_size(pass->model);
+        multiply_panel(&matrix, task % across, &rows, bounds[expert], bounds[expert + 1], &target,
+                       unpacked);
     }
 }
 
@@ -348,9 +260,9 @@ static void run_experts(const Pass *pass, const Layer *layer) {
 }
 
 /* Bytes of room that a pass over so many tokens needs. */
-int64_t room_bytes(const Model *model, int64_t tokens) {
+int64_t room_bytes(const Model *model, int64_t tokens, int threads) {
     Room room;
-    return lay_out(model, tokens, 0, &room);
+    return lay_out(model, tokens, threads, 0, &room);
 }
 
 /* Sizes of the structs that the caller fills, to be compared with its own. */
@@ -366,7 +278,7 @@ void forward(const Step *step) {
     const Model *model = step->model;
     Pass pass = {.model = model, .threads = step->threads};
     for (int64_t i = 0; i < step->span_count; i++) pass.rows += step->spans[i].count;
-    lay_out(model, pass.rows, step->room, &pass.room);
+    lay_out(model, pass.rows, step->threads, step->room, &pass.room);
     int64_t row = 0;
     for (int64_t i = 0; i < step->span_count; i++)
         for (int64_t t = 0; t < step->spans[i].count; t++)

@@ -36,7 +36,7 @@ class NativePass:
         for layer, cache in zip(model.layers, self._caches, strict=True):
             layer.cache.keys, layer.cache.values = (_address(side) for side in cache)
         self._room = torch.empty(0, dtype=torch.uint8)
-        self._room_tokens = 0
+        self._roomy = (0, 0)
         # One for all steps: fresh memory costs a step of 16 rows a twentieth of its time.
         self._logits = torch.empty((0, self._width), dtype=DTYPE)
 
@@ -44,7 +44,8 @@ class NativePass:
         """As `ForwardPass`; the order is the given one."""
         model = self.model
         sampled = sum(span.samples for span in spans)
-        self._reserve(sum(len(span.tokens) for span in spans), sampled)
+        threads = torch.get_num_threads()
+        self._reserve(sum(len(span.tokens) for span in spans), sampled, threads)
         rows = _Rows(spans)
         step = CStep(
             model=ctypes.pointer(model.structs),
@@ -52,7 +53,7 @@ class NativePass:
             span_count=len(spans),
             logits=self._logits.data_ptr(),
             room=self._room.data_ptr(),
-            threads=torch.get_num_threads(),
+            threads=threads,
         )
         model.library.forward(step)
         logits = self._logits[:sampled, : model.config.vocab_size]
@@ -69,14 +70,14 @@ class NativePass:
         for is_sliding, cache in zip(self._sliding, self._caches, strict=True):
             cache[:, list(sliding if is_sliding else full)] = 0
 
-    def _reserve(self, tokens: int, sampled: int) -> None:
-        """Makes room for a step of so many tokens and rows of logits."""
+    def _reserve(self, tokens: int, sampled: int, threads: int) -> None:
+        """Makes room for a step of so many tokens and rows of logits, on so many threads."""
         if sampled > len(self._logits):
             self._logits = torch.empty((sampled, self._width), dtype=DTYPE)
-        if tokens > self._room_tokens:
-            size = self.model.library.room_bytes(self.model.structs, tokens)
+        if tokens > self._roomy[0] or threads > self._roomy[1]:
+            self._roomy = max(tokens, self._roomy[0]), max(threads, self._roomy[1])
+            size = self.model.library.room_bytes(self.model.structs, *self._roomy)
             self._room = torch.empty(size, dtype=torch.uint8)
-            self._room_tokens = tokens
 
 
 class _Rows:

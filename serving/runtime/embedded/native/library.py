@@ -1,6 +1,6 @@
 """The C part of the native forward pass: compiled once for this machine, then loaded.
 
-The structs are those of forward.c, field by field; `load` compares their sizes.
+The structs are those of the C headers, field by field; `load` compares their sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("forward.c")
-HEADERS = ("vectors.h", "matrix.h", "attention.h")
+HEADERS = ("vectors.h", "matrix.h", "attention.h", "model.h")
 COMPILER = "gcc"
 # No -ffast-math: sums must keep their order. The two other flags only let loops be vectorised.
 # OpenMP is torch's own copy, which is loaded already and has the same name.
@@ -38,6 +38,7 @@ class CMatrix(ctypes.Structure):
 
     _fields_ = (
         ("weights", c_void_p),
+        ("scales", c_void_p),
         ("bias", c_void_p),
         ("outputs", c_int64),
         ("inputs", c_int64),
@@ -130,7 +131,7 @@ class Library:
         self.forward.argtypes = (POINTER(CStep),)
         self.forward.restype = None
         self.room_bytes = library.room_bytes
-        self.room_bytes.argtypes = (POINTER(CModel), c_int64)
+        self.room_bytes.argtypes = (POINTER(CModel), c_int64, c_int)
         self.room_bytes.restype = c_int64
         sizes = (c_int64 * len(STRUCTS))()
         library.struct_sizes.restype = None

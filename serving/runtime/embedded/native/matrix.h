@@ -11,11 +11,17 @@
 #define PANEL_VECTORS (PANEL / LANES)
 #define TILE_ROWS 6    /* rows that are computed together: 24 sums stay in registers */
 #define TASK_ROWS 96   /* rows of one task */
+#define SHARED_SCALE 32 /* inputs that share a scale in MXFP4 */
 
 /* `weights` holds a panel after another: for each pair of inputs, that pair of each of the panel's
- * outputs. Outputs are padded to whole panels with zeros, in `bias` (which may be null) too. */
+ * outputs. Outputs are padded to whole panels with zeros, in `bias` (which may be null) too.
+ *
+ * Weights are bfloat16, or with `scales` MXFP4: a pair is a byte, the first of it in the low bits,
+ * and every 32 inputs of an output share a scale byte, in panels too. Such a panel is unpacked
+ * before it is used: the sums are those of the same weights in bfloat16. */
 typedef struct {
-    const bf16 *weights;
+    const void *weights;
+    const uint8_t *scales;
     const float *bias;
     int64_t outputs, inputs;
 } Matrix;
@@ -56,11 +62,41 @@ INLINE void finish(const Target *target, int64_t row, int64_t column, const floa
     }
 }
 
+INLINE words load_bytes(const uint8_t *from) {
+#ifdef PAIRS_IN_HARDWARE
+    return (words)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)from));
+#endif
+    octets value;
+    memcpy(&value, from, sizeof value);
+    return __builtin_convertvector(value, words);
+}
+
+/* Writes one panel of a matrix in MXFP4 as bfloat16, which holds it exactly but for what is below
+ * 2^-126: that becomes zero. */
+static void unpack(const Matrix *matrix, int64_t panel, bf16 *to) {
+    const floats values = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                           -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+    const uint8_t *codes = (const uint8_t *)matrix->weights + panel * (matrix->inputs / 2 * PANEL);
+    const uint8_t *scales = matrix->scales + panel * (matrix->inputs / SHARED_SCALE * PANEL);
+    for (int64_t block = 0; block < matrix->inputs / SHARED_SCALE; block++) {
+        for (int64_t c = 0; c < PANEL; c += LANES) {
+            /* The byte is the biased exponent of a float that is a power of two. */
+            floats scale = (floats)(load_bytes(scales + block * PANEL + c) << 23);
+            for (int64_t k = block * (SHARED_SCALE / 2); k < (block + 1) * (SHARED_SCALE / 2); k++) {
+                words code = load_bytes(codes + k * PANEL + c);
+                floats even = __builtin_shuffle(values, (ints)(code & 15)) * scale;
+                floats odd = __builtin_shuffle(values, (ints)(code >> 4)) * scale;
+                words pair = ((words)even >> 16) | ((words)odd & 0xFFFF0000u);
+                memcpy(to + 2 * (k * PANEL + c), &pair, sizeof pair);
+            }
+        }
+    }
+}
+
 /* `count` rows, a constant where this is inlined, times one panel. */
-INLINE void multiply_tile(const int count, const Matrix *matrix, int64_t panel, const Rows *rows,
-                          int64_t first, const Target *target) {
+INLINE void multiply_tile(const int count, const Matrix *matrix, const bf16 *weights, int64_t panel,
+                          const Rows *rows, int64_t first, const Target *target) {
     const int64_t size = matrix->inputs * PANEL;
-    const bf16 *weights = matrix->weights + panel * size;
     const bf16 *x[TILE_ROWS];
     floats sums[TILE_ROWS][PANEL_VECTORS];
 #pragma GCC unroll 8
@@ -89,22 +125,29 @@ INLINE void multiply_tile(const int count, const Matrix *matrix, int64_t panel, 
     for (int r = 0; r < count; r++) finish(target, first + r, panel * PANEL, sums[r]);
 }
 
-/* Rows `first` to `last` times one panel. */
+/* Rows `first` to `last` times one panel. `unpacked` has room for one in bfloat16; it is not used
+ * where the matrix is that already. */
 static void multiply_panel(const Matrix *matrix, int64_t panel, const Rows *rows, int64_t first,
-                           int64_t last, const Target *target) {
+                           int64_t last, const Target *target, bf16 *unpacked) {
+    if (first == last) return;
+    const bf16 *weights = (const bf16 *)matrix->weights + panel * matrix->inputs * PANEL;
+    if (matrix->scales) {
+        unpack(matrix, panel, unpacked);
+        weights = unpacked;
+    }
     for (; first + TILE_ROWS <= last; first += TILE_ROWS)
-        multiply_tile(TILE_ROWS, matrix, panel, rows, first, target);
+        multiply_tile(TILE_ROWS, matrix, weights, panel, rows, first, target);
     switch (last - first) {
-    case 5: multiply_tile(5, matrix, panel, rows, first, target); break;
-    case 4: multiply_tile(4, matrix, panel, rows, first, target); break;
-    case 3: multiply_tile(3, matrix, panel, rows, first, target); break;
-    case 2: multiply_tile(2, matrix, panel, rows, first, target); break;
-    case 1: multiply_tile(1, matrix, panel, rows, first, target); break;
+    case 5: multiply_tile(5, matrix, weights, panel, rows, first, target); break;
+    case 4: multiply_tile(4, matrix, weights, panel, rows, first, target); break;
+    case 3: multiply_tile(3, matrix, weights, panel, rows, first, target); break;
+    case 2: multiply_tile(2, matrix, weights, panel, rows, first, target); break;
+    case 1: multiply_tile(1, matrix, weights, panel, rows, first, target); break;
     default: break;
     }
 }
 
-/* Rows 0 to `count` times the whole matrix, on up to `threads` threads. */
+/* Rows 0 to `count` times the whole matrix, which is in bfloat16, on up to `threads` threads. */
 static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, const Target *target,
                      int threads) {
     int64_t across = panels(matrix), down = (count + TASK_ROWS - 1) / TASK_ROWS;
@@ -116,7 +159,7 @@ static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, cons
         int64_t first = task / runs * TASK_ROWS, panel = task % runs * run;
         int64_t last = first + TASK_ROWS < count ? first + TASK_ROWS : count;
         int64_t end = panel + run < across ? panel + run : across;
-        for (; panel < end; panel++) multiply_panel(matrix, panel, rows, first, last, target);
+        for (; panel < end; panel++) multiply_panel(matrix, panel, rows, first, last, target, 0);
     }
 }
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from serving.runtime.embedded.attention import Geometry, geometry
 from serving.runtime.embedded.checkpoint import ModelConfig, read_config
 from serving.runtime.embedded.loading import open_weights
+from serving.runtime.embedded.mxfp4 import BLOCK_VALUES
 from serving.runtime.embedded.native.library import (
     CCache,
     CHeads,
@@ -25,13 +26,16 @@ from serving.runtime.embedded.native.library import (
     NativeError,
 )
 from serving.runtime.embedded.rope import concentration, inverse_frequencies
-from serving.runtime.embedded.weights import Affine, LayerWeights, Weights
+from serving.runtime.embedded.weights import Affine, Mxfp4, Weights
 
 PANEL = 64
 LANES = 16
 MOST_HEAD_DIM = 256
 MOST_BLOCK_TOKENS = 64
 MOST_GROUP = 64
+MOST_UNPACKED_BYTES = 1 << 30
+"""Experts in MXFP4 that would take more in bfloat16 stay as they are. Unpacking a panel when it is
+used costs a tenth of a small model's decode rate; a large one does not fit the memory otherwise."""
 DTYPE = torch.bfloat16
 CPU = torch.device("cpu")
 
@@ -78,15 +82,21 @@ def check(config: ModelConfig, block_tokens: int) -> None:
             raise NativeError(f"{name}: {value} is more than {most}")
 
 
-def load_native(directory: Path, *, block_tokens: int, library: Library) -> NativeModel:
+def load_native(
+    directory: Path,
+    *,
+    block_tokens: int,
+    library: Library,
+    most_unpacked_bytes: int = MOST_UNPACKED_BYTES,
+) -> NativeModel:
     """Returns the model of a checkpoint directory. Raises CheckpointError and NativeError."""
     config = read_config(directory)
     check(config, block_tokens)
     with open_weights(directory, config, DTYPE, CPU) as (embedding, tensors):
-        packer = _Packer()
+        packer = _Packer(unpacks=expert_bytes(config) <= most_unpacked_bytes)
         weights = Weights(config, tensors, DTYPE, CPU)
         layers = (CLayer * config.num_layers)(
-            *(packer.layer(weights.layer(index)) for index in range(config.num_layers))
+            *(packer.layer(weights, index) for index in range(config.num_layers))
         )
         sizes = geometry(config, block_tokens)
         structs = CModel(
@@ -116,6 +126,12 @@ def load_native(directory: Path, *, block_tokens: int, library: Library) -> Nati
     return NativeModel(library, config, sizes, layers, structs, tuple(packer.kept))
 
 
+def expert_bytes(config: ModelConfig) -> int:
+    """Returns what all experts' matrices take in bfloat16."""
+    matrices = 3 * config.num_layers * config.num_experts
+    return matrices * config.hidden_size * config.intermediate_size * DTYPE.itemsize
+
+
 def panels(weight: torch.Tensor) -> torch.Tensor:
     """Returns (..., panels, in / 2, PANEL, 2) for bfloat16 (..., out, in), padded with zero rows.
 
@@ -130,10 +146,18 @@ def panels(weight: torch.Tensor) -> torch.Tensor:
     return packed.view(DTYPE).view(*packed.shape, 2)
 
 
-class _Packer:
-    """Packs tensors and keeps them."""
+def byte_panels(codes: torch.Tensor) -> torch.Tensor:
+    """Returns (..., panels, columns, PANEL) for bytes (..., rows, columns): zero rows pad them."""
+    *stack, rows, columns = codes.shape
+    whole = F.pad(codes, (0, 0, 0, -rows % PANEL))
+    return whole.view(*stack, -1, PANEL, columns).transpose(-2, -1).contiguous()
 
-    def __init__(self) -> None:
+
+class _Packer:
+    """Packs tensors and keeps them. With `unpacks`, experts in MXFP4 become bfloat16."""
+
+    def __init__(self, *, unpacks: bool) -> None:
+        self._unpacks = unpacks
         self.kept: list[torch.Tensor] = []
 
     def keep(self, tensor: torch.Tensor) -> int:
@@ -148,27 +172,46 @@ class _Packer:
     def matrix(self, weight: torch.Tensor, bias: torch.Tensor | None) -> CMatrix:
         """Returns the struct of a matrix, or of the first of a stack of them."""
         rows, columns = weight.shape[-2:]
-        padded = None if bias is None else F.pad(bias.to(torch.float32), (0, -rows % PANEL))
         return CMatrix(
             weights=self.keep(panels(weight)),
-            bias=None if padded is None else self.floats(padded),
+            bias=None if bias is None else self.bias(bias),
             outputs=rows,
             inputs=columns,
         )
 
-    def layer(self, weights: LayerWeights) -> CLayer:
+    def affine(self, part: Affine) -> CMatrix:
+        """As `matrix`."""
+        return self.matrix(part.weight, part.bias)
+
+    def bias(self, bias: torch.Tensor) -> int:
+        """As `floats`, padded to whole panels."""
+        return self.floats(F.pad(bias, (0, -bias.shape[-1] % PANEL)))
+
+    def packed(self, experts: Mxfp4) -> CMatrix:
+        """Returns the struct of the first of a stack of matrices in MXFP4."""
+        return CMatrix(
+            weights=self.keep(byte_panels(experts.blocks.flatten(-2))),
+            scales=self.keep(byte_panels(experts.scales)),
+            bias=self.bias(experts.bias),
+            outputs=experts.blocks.shape[1],
+            inputs=experts.blocks.shape[2] * BLOCK_VALUES,
+        )
+
+    def layer(self, weights: Weights, index: int) -> CLayer:
         """Returns the struct of a layer, without a cache yet."""
-
-        def affine(part: Affine) -> CMatrix:
-            return self.matrix(part.weight, part.bias)
-
+        layer = weights.layer(index)
+        experts = None if self._unpacks else weights.packed_experts(index)
+        if experts is not None:
+            gate_up, down = map(self.packed, experts)
+        else:
+            gate_up, down = map(self.affine, weights.experts(index))
         return CLayer(
-            attention_norm=self.floats(weights.attention_norm),
-            experts_norm=self.floats(weights.experts_norm),
-            qkv=affine(weights.qkv),
-            out=affine(weights.out),
-            router=affine(weights.router),
-            gate_up=affine(weights.gate_up),
-            down=affine(weights.down),
-            cache=CCache(sinks=self.floats(weights.sinks), sliding=weights.sliding),
+            attention_norm=self.floats(layer.attention_norm),
+            experts_norm=self.floats(layer.experts_norm),
+            qkv=self.affine(layer.qkv),
+            out=self.affine(layer.out),
+            router=self.affine(layer.router),
+            gate_up=gate_up,
+            down=down,
+            cache=CCache(sinks=self.floats(layer.sinks), sliding=layer.sliding),
         )

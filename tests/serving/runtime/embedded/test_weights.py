@@ -46,12 +46,12 @@ def logits(directory: Path, dtype: torch.dtype) -> torch.Tensor:
     return found[0].float()
 
 
-def read(directory: Path) -> tuple[LayerWeights, torch.Tensor]:
-    """Returns the second layer and the LM head in float32."""
+def read(directory: Path) -> tuple[LayerWeights, tuple[Affine, Affine], torch.Tensor]:
+    """Returns the second layer, its experts, and the LM head, in float32."""
     config = read_config(directory)
     with open_tensors(directory) as tensors:
         weights = Weights(config, tensors, torch.float32, CPU)
-        return weights.layer(1), weights.head()
+        return weights.layer(1), weights.experts(1), weights.head()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -62,15 +62,13 @@ def test_fp8_experts_give_the_bits_of_mxfp4(convert: Convert, dtype: torch.dtype
 
 def test_int8_matrices_are_within_half_a_step(convert: Convert) -> None:
     """A step is 1/127 of the largest of a row; float32 adds its own rounding."""
-    (exact, exact_head), (found, found_head) = map(read, convert("int8"))
+    (exact, experts, exact_head), (found, same, found_head) = map(read, convert("int8"))
     for name in ("qkv", "out"):
         before, after = (getattr(layer, name) for layer in (exact, found))
         assert_half_a_step(before.weight, after.weight)
         assert torch.equal(before.bias, after.bias)
     assert_half_a_step(exact_head, found_head)
-    for name in ("router", "gate_up", "down"):
-        before, after = (getattr(layer, name) for layer in (exact, found))
-        assert isinstance(before, Affine)
+    for before, after in zip((exact.router, *experts), (found.router, *same), strict=True):
         assert torch.equal(before.weight, after.weight)
 
 

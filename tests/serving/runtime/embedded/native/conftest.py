@@ -33,8 +33,10 @@ def native_pass(
 ) -> Callable[..., NativePass]:
     """Returns the forward pass in C of a random checkpoint."""
 
-    def make(shape: Any, block_tokens: int = 16) -> NativePass:
-        model = load_native(write_checkpoint(shape), block_tokens=block_tokens, library=kernels)
+    def make(shape: Any, block_tokens: int = 16, **options: int) -> NativePass:
+        model = load_native(
+            write_checkpoint(shape), block_tokens=block_tokens, library=kernels, **options
+        )
         return NativePass(model, BLOCKS, BLOCKS)
 
     return make

@@ -54,6 +54,29 @@ def test_logits_are_those_of_torch(
     assert deviations(found, exact).median() < 0.1
 
 
+def test_experts_in_mxfp4_give_the_bits_of_bfloat16(
+    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any
+) -> None:
+    """The second matrices' 96 outputs are a panel and a half."""
+    chosen = shape(dtype=torch.bfloat16, hidden=96, intermediate=128, experts=3)
+    packed, unpacked = native_pass(chosen, most_unpacked_bytes=0), native_pass(chosen)
+    assert packed.model.layers[1].gate_up.scales
+    assert not unpacked.model.layers[1].gate_up.scales
+    held = [sum(kept.nbytes for kept in forward.model.kept) for forward in (packed, unpacked)]
+    assert held[0] < held[1]
+    found, expected = (logits_after(forward, TOKENS, CHUNKS) for forward in (packed, unpacked))
+    assert torch.equal(found, expected)
+
+
+def test_plain_experts_have_nothing_to_unpack(
+    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any
+) -> None:
+    chosen = shape(dtype=torch.bfloat16, mxfp4=False)
+    passes = native_pass(chosen, most_unpacked_bytes=0), native_pass(chosen)
+    found, expected = (logits_after(forward, TOKENS, CHUNKS) for forward in passes)
+    assert torch.equal(found, expected)
+
+
 def test_the_best_experts_are_chosen(
     native_pass: MakeNative, torch_pass: MakeTorch, logits_after: LogitsAfter, shape: Any
 ) -> None:
