@@ -22,7 +22,7 @@ from serving.api.openapi.operations import OPERATIONS
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, RETURN, Vocabulary
 from serving.runtime import replay_engine
 from serving.runtime.script import Scenario, Script, Tokens
-from tests.commands import serve
+from tests.commands import PATIENCE_SECONDS, serve
 from tests.serving.api.server import MODEL
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
@@ -93,7 +93,7 @@ def test_a_request_that_is_not_valid_is_refused(api: Any, path: str) -> None:
     @SETTINGS
     @given(case=api[path]["POST"].as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     def ask(case: Any) -> None:
-        case.call_and_validate(checks=CHECKS)
+        case.call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS)
 
     ask()
 
@@ -110,7 +110,7 @@ def test_a_valid_request_gets_an_answer_that_conforms(api: Any, path: str) -> No
     def ask(case: Any, sound: bool) -> None:
         if sound:
             case.body = case.body | SOUND[path]
-        answer = case.call_and_validate(checks=CHECKS)
+        answer = case.call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS)
         statuses.add(answer.status_code)
 
     ask()
@@ -122,14 +122,20 @@ def test_a_valid_request_gets_an_answer_that_conforms(api: Any, path: str) -> No
 )
 def test_a_stream_conforms(api: Any, path: str) -> None:
     body = SOUND[path] | {"model": MODEL, "max_tokens": 100, "stream": True}
-    answer = api[path]["POST"].Case(body=body).call_and_validate(checks=CHECKS)
+    answer = (
+        api[path]["POST"].Case(body=body).call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS)
+    )
     assert answer.status_code == 200
     assert answer.text.count("data: ") >= 3
 
 
 def test_the_life_of_a_response_conforms(api: Any) -> None:
     def ask(method: str, path: str, **given: Any) -> Any:
-        return api[path][method].Case(**given).call_and_validate(checks=CHECKS)
+        return (
+            api[path][method]
+            .Case(**given)
+            .call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS)
+        )
 
     body = {"model": MODEL, "input": "Hello"}
     created = ask("POST", "/v1/responses", body=body)
@@ -147,7 +153,11 @@ def test_the_life_of_a_conversation_conforms(api: Any) -> None:
     root, one = "/v1/conversations", "/v1/conversations/{id}"
 
     def ask(method: str, path: str, **given: Any) -> Any:
-        return api[path][method].Case(**given).call_and_validate(checks=CHECKS)
+        return (
+            api[path][method]
+            .Case(**given)
+            .call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS)
+        )
 
     said = {"role": "user", "content": "Hello"}
     made = ask("POST", root, body={"items": [said], "metadata": {"a": "b"}}).json()
@@ -172,10 +182,16 @@ def test_the_life_of_a_conversation_conforms(api: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/models", "/livez", "/readyz", "/health"])
 def test_what_can_be_read_conforms(api: Any, path: str) -> None:
-    assert api[path]["GET"].Case().call_and_validate(checks=CHECKS).status_code == 200
+    assert (
+        api[path]["GET"]
+        .Case()
+        .call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS)
+        .status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize(("name", "status"), [(MODEL, 200), ("another", 404)])
 def test_a_model_conforms(api: Any, name: str, status: int) -> None:
     case = api["/v1/models/{name}"]["GET"].Case(path_parameters={"name": name})
-    assert case.call_and_validate(checks=CHECKS).status_code == status
+    assert case.call_and_validate(checks=CHECKS, timeout=PATIENCE_SECONDS).status_code == status
