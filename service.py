@@ -1,7 +1,8 @@
 """The BentoML service: one HTTP worker that hosts the ASGI app of `serving.app`.
 
 The engine is a directory, or NAME:VERSION of BentoML's model store. First wins: GPT_OSS_ENGINE,
-`--arg engine=...`, `engine` in config/service.yaml, the development engine.
+`--arg engine=...`, `engine` in config/service.yaml, a bento's mount (`mount` in bentofile.yaml),
+the development engine.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
-from bentoml.exceptions import BentoMLConfigException
+from bentoml.exceptions import BentoMLConfigException, NotFound
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -38,6 +40,8 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str = ""
+    mount: str = ""
+    """Where a bento finds an engine that nothing names. A checkout that is served may lack it."""
     bentoml_pages: bool = False
     """Shows BentoML's own pages and probes instead of the API's at the same paths."""
 
@@ -49,7 +53,11 @@ try:
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
 reference = (
-    os.environ.get("GPT_OSS_ENGINE") or arguments.engine or settings.engine or DEVELOPMENT_ENGINE
+    os.environ.get("GPT_OSS_ENGINE")
+    or arguments.engine
+    or settings.engine
+    or arguments.mount
+    or DEVELOPMENT_ENGINE
 )
 
 
@@ -121,6 +129,9 @@ class GptOss:
 def _directory(engine: Path | bentoml.Model, bento: bentoml.Bento | None) -> Path:
     """Returns where the engine is. In a bento, `latest` is what it was when that was built."""
     if isinstance(engine, Path):
+        if reference == arguments.mount and bento is None and not engine.exists():
+            with suppress(NotFound):
+                return Path(bentoml.models.get(DEVELOPMENT_ENGINE).path)
         return engine
     floating = ":" not in reference or reference.endswith(":latest")
     for recorded in bento.info.all_models if bento and floating else ():

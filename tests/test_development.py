@@ -31,8 +31,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 @pytest.fixture(scope="module")
 def served(machine: Machine) -> Iterator[Served]:
     """The development engine, served from the model store."""
-    # Without a word bentofile.yaml's would be taken: the mount of an image.
-    with serve(machine.home, "--arg", "engine=gpt-oss-development:latest") as running:
+    with serve(machine.home) as running:
         running.wait_until_ready()
         yield running
 

@@ -123,7 +123,7 @@ def test_the_gpu_image_brings_no_torch(gpu: Image) -> None:
 
 def test_the_gpu_image_expects_its_engine_mounted_and_holds_no_weights(gpu: Image) -> None:
     described = yaml.safe_load(gpu.description)
-    assert described["args"] == {"engine": "/engine"}
+    assert described["args"] == {"mount": "/engine"}
     assert not described["models"]
     assert not described["services"][0]["models"]
     assert sum(p.stat().st_size for p in gpu.source.rglob("*") if p.is_file()) < 20_000_000
