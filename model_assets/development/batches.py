@@ -7,12 +7,10 @@ conversation sees the beginning and itself, at the positions that it would have 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from random import Random
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model_assets.development.conversations import Example, Generator
@@ -20,12 +18,10 @@ from model_assets.development.rows import Rows
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import Vocabulary
 
-CONVERSATIONS_A_SCENE = 5
-ROW_TOKENS = 448
+CONVERSATIONS_A_SCENE = 8
+ROW_TOKENS = 512
 BATCH_TOKENS = 3072
 POOL_ROWS = 96
-COPY_ROWS = 16
-COPY_ROW_TOKENS = 128
 
 
 class Row(msgspec.Struct):
@@ -113,32 +109,3 @@ def batches(generator: Generator, vocabulary: Vocabulary, rows: Rows) -> Iterato
         generator.rng.shuffle(cut)
         for part in cut:
             yield batch(part, rows)
-
-
-def copies(rng: Random, rows: Rows, texts: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
-    """Yields batches of pieces of `texts`, in each a few random tokens that occur twice.
-
-    The second occurrence is learned from its second token on. Where the two are, and how long,
-    differs from row to row: so only the content can tell what to copy.
-    """
-    positions = torch.arange(COPY_ROW_TOKENS).expand(COPY_ROWS, -1)
-    visible = torch.ones(COPY_ROW_TOKENS, COPY_ROW_TOKENS, dtype=torch.bool).tril()
-    while True:
-        tokens = np.empty((COPY_ROWS, COPY_ROW_TOKENS), dtype=np.int64)
-        targets = np.full((COPY_ROWS, COPY_ROW_TOKENS), -1, dtype=np.int64)
-        for row, target in zip(tokens, targets, strict=True):
-            text = rng.choice(texts)
-            start = rng.randint(0, len(text) - COPY_ROW_TOKENS)
-            row[:] = text[start : start + COPY_ROW_TOKENS]
-            length = rng.randint(6, 32)
-            first = rng.randint(0, COPY_ROW_TOKENS - 2 * length)
-            second = rng.randint(first + length, COPY_ROW_TOKENS - length)
-            said = rng.choices(range(len(rows.ids)), k=length)
-            row[first : first + length] = row[second : second + length] = said
-            target[second : second + length - 1] = said[1:]
-        yield Batch(
-            torch.from_numpy(tokens),
-            positions,
-            visible.expand(COPY_ROWS, -1, -1),
-            torch.from_numpy(targets),
-        )

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Final, Literal
 
 import msgspec
 
 from model_assets.development import exchanges, unknown
+from model_assets.development.catalogue import Catalogue, lines
 from model_assets.development.exchanges import Exchange, Question
-from model_assets.development.offers import Offer, Use, arguments_text
-from model_assets.development.tools import offers
+from model_assets.development.offers import Offer, Use, arguments_text, foreign, junk_text, offers
 from model_assets.development.words import INSTRUCTIONS
 from serving.harmony.conversation import (
     Assistant,
     Conversation,
     Developer,
+    FunctionTool,
     ReasoningEffort,
     System,
     ToolCall,
@@ -31,7 +33,13 @@ from serving.harmony.conversation import (
 NO_TOOL = (
     "I have no tool for that here. Give me a function that can do it, and I will call it for you."
 )
-SUMS = ("calculator", "add", "subtract", "multiply", "divide")
+SUMS: Final = frozenset({"calculator", "add", "subtract", "multiply", "divide"})
+KNOWN_WITHOUT: Final = SUMS | {"translate", "definition", "search"}
+"""Subjects of which some requests are answered without a tool."""
+
+
+Lesson = Literal["talk", "tools", "all"]
+"""What scenes hold. `talk`: single questions and answers. `tools`: also one or two tools."""
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -43,33 +51,36 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Generator:
-    """Draws scenes.
-
-    `words` are words that can be copied, `junk` is text outside the vocabulary, and `readable`
-    tells whether all of a text is inside it.
-    """
+    """Draws scenes. `junk` are words outside the vocabulary."""
 
     def __init__(
         self,
         rng: Random,
         questions: Sequence[Question],
-        words: Sequence[str],
+        catalogue: Catalogue,
         junk: Sequence[str],
-        readable: Callable[[str], bool],
+        lesson: Lesson = "all",
     ) -> None:
         self.rng = rng
         self.questions = questions
-        self.words = words
+        self.catalogue = catalogue
         self.junk = junk
-        self.readable = readable
+        self.lesson = lesson
+        self.known = [ask for question in questions for ask in question.ask]
+        self.known += [ask for kind in catalogue.kinds for ask in lines(kind.asks)]
 
     def scene(self, conversations: int) -> list[Example]:
         """Returns that many examples with the same system message, instructions and tools."""
         rng = self.rng
-        system = self._system()
-        opening = self._instructions()
-        offered = offers(rng, rng.choice((1, 1, 1, 2, 2, 3))) if rng.random() < 0.5 else []
-        scene = _Scene(self, system, opening, offered)
+        scene = _Scene(self, self._system(), self._instructions())
+        if self.lesson != "talk" and rng.random() < 0.66:
+            count = rng.choice((1, 1, 1, 2, 2, 3, 4) if self.lesson == "all" else (1, 1, 2))
+            scene.offered = offers(rng, self.catalogue, count, self.junk)
+        scene.tools = [offer.tool for offer in scene.offered]
+        if self.lesson == "all" and rng.random() < 0.1:
+            scene.tools.insert(rng.randint(0, len(scene.tools)), foreign(rng, self.junk))
+        if not scene.offered and rng.random() < 0.35:
+            return [scene.sum() for _ in range(conversations)]
         return [scene.example() for _ in range(conversations)]
 
     def _system(self) -> System:
@@ -96,9 +107,7 @@ class Generator:
         text = rng.choice(INSTRUCTIONS)
         draw = rng.random()
         if draw < 0.1:
-            text = " ".join(
-                rng.choice((*self.junk, *self.words)) for _ in range(rng.randint(3, 25))
-            )
+            text = junk_text(rng, self.junk, 25)
         elif draw < 0.25:
             text = " ".join(rng.sample(INSTRUCTIONS, rng.randint(2, 3)))
         return (Developer(instructions=text),)
@@ -108,36 +117,38 @@ class _Scene:
     """What the conversations of one scene have in common."""
 
     def __init__(
-        self,
-        generator: Generator,
-        system: System,
-        opening: tuple[Developer, ...],
-        offered: list[Offer],
+        self, generator: Generator, system: System, opening: tuple[Developer, ...]
     ) -> None:
         self.generator = generator
         self.rng = generator.rng
         self.system = system
         self.opening = opening
-        self.offered = offered
+        self.offered: list[Offer] = []
+        self.tools: list[FunctionTool] = []
 
     def example(self) -> Example:
         """Returns one conversation and the turn to write next."""
         rng = self.rng
         history = self._history()
         draw = rng.random()
-        if self.offered and draw < 0.42:
+        if self.offered and draw < 0.46:
             return self._call(history)
         if self.offered and draw < 0.66:
             return self._after_result(history)
-        if draw < (0.70 if self.offered else 0.05):
+        missing = 0.0 if self.generator.lesson == "talk" else 0.73 if self.offered else 0.07
+        if draw < missing:
             return self._missing_tool(history)
         return self._plain(history)
+
+    def sum(self) -> Example:
+        """Returns a small sum."""
+        return self._answered([], exchanges.arithmetic(self.rng), "arithmetic")
 
     def _end(self, turns: list[Turn], answer: Assistant, kind: str) -> Example:
         conversation = Conversation(
             system=self.system,
             turns=(*self.opening, *turns),
-            tools=tuple(offer.tool for offer in self.offered),
+            tools=tuple(self.tools),
         )
         return Example(conversation, answer, kind)
 
@@ -146,40 +157,40 @@ class _Scene:
         draw = rng.random()
         if draw < 0.12:
             return self._linked(history)
-        exchange, kind = self._exchange()
+        return self._answered(history, *self._exchange())
+
+    def _answered(self, history: list[Turn], exchange: Exchange, kind: str) -> Example:
         answer = Assistant(reasoning=self._direct(exchange), content=exchange.answer)
         return self._end([*history, User(text=exchange.ask)], answer, kind)
 
     def _exchange(self) -> tuple[Exchange, str]:
         rng, generator = self.rng, self.generator
+        subjects = {offer.kind.subject for offer in self.offered}
         draw = rng.random()
-        if draw < 0.56:
+        unknown_share = 0.26 if self.tools else 0.14
+        if draw < unknown_share:
+            return unknown.unknown(rng, generator.junk, generator.known), "unknown"
+        draw = (draw - unknown_share) / (1 - unknown_share)
+        if draw < 0.64:
             return exchanges.documented(rng, generator.questions), "documented"
-        if draw < 0.59:
+        if draw < 0.67:
             return exchanges.themed(rng, generator.questions), "themed"
-        if draw < 0.71:
-            return unknown.unknown(rng, generator.junk), "unknown"
-        if draw < 0.75:
-            return exchanges.capital(rng), "capital"
-        if draw < 0.86:
-            if any(offer.subject in SUMS for offer in self.offered):
-                return exchanges.capital(rng), "capital"
+        if draw < 0.82 and not subjects & SUMS:
             return exchanges.arithmetic(rng), "arithmetic"
-        if draw < 0.90:
+        if draw < 0.88:
+            return exchanges.capital(rng), "capital"
+        if draw < 0.93:
             return exchanges.counting(rng), "counting"
-        if draw < 0.94:
-            return exchanges.repetition(rng, generator.words), "repetition"
-        maker = rng.choice(
-            (
-                exchanges.translation,
-                exchanges.opposite,
-                exchanges.sound,
-                exchanges.introduction,
-                lambda rng: exchanges.recall(rng, None),
-                lambda rng: exchanges.today(rng, self.system.current_date),
-            )
-        )
-        return maker(rng), "family"
+        makers: list[Callable[[Random], Exchange]] = [
+            exchanges.opposite,
+            exchanges.sound,
+            exchanges.introduction,
+            lambda rng: exchanges.recall(rng, None),
+            lambda rng: exchanges.today(rng, self.system.current_date),
+        ]
+        if "translate" not in subjects:
+            makers.append(exchanges.translation)
+        return rng.choice(makers)(rng), "family"
 
     def _linked(self, history: list[Turn]) -> Example:
         """Returns a question that needs the turn before it."""
@@ -199,6 +210,8 @@ class _Scene:
     def _history(self) -> list[Turn]:
         """Returns finished turns from earlier in the conversation, mostly none."""
         rng = self.rng
+        if self.generator.lesson != "all":
+            return []
         count = rng.choices((0, 1, 2, 3, 5), (64, 20, 9, 4, 2))[0]
         turns: list[Turn] = []
         for _ in range(count):
@@ -219,7 +232,7 @@ class _Scene:
 
     def _asked(self, offer: Offer, use: Use, *, keep: bool) -> list[Turn]:
         call = ToolCall(name=offer.tool.name, arguments=arguments_text(use.arguments))
-        reasoning = self._before_call(use.ask, offer, use) if keep else None
+        reasoning = self._before_call(offer, use) if keep else None
         return [
             User(text=use.ask),
             Assistant(reasoning=reasoning, calls=(call,)),
@@ -232,7 +245,7 @@ class _Scene:
         use = offer.use(rng)
         call = ToolCall(name=offer.tool.name, arguments=arguments_text(use.arguments))
         ask = exchanges.vary(rng, use.ask)
-        answer = Assistant(reasoning=self._before_call(ask, offer, use), calls=(call,))
+        answer = Assistant(reasoning=self._before_call(offer, use), calls=(call,))
         return self._end([*history, User(text=ask)], answer, "call")
 
     def _after_result(self, history: list[Turn]) -> Example:
@@ -240,53 +253,40 @@ class _Scene:
         offer = rng.choice(self.offered)
         use = offer.use(rng)
         turns = self._asked(offer, use, keep=rng.random() < 0.5)
-        answer = Assistant(reasoning=self._after(use), content=use.answer)
+        answer = Assistant(reasoning=self._after(), content=use.answer)
         return self._end([*history, *turns], answer, "result")
 
     def _missing_tool(self, history: list[Turn]) -> Example:
         """Returns a request that would need a tool that is not offered."""
-        rng = self.rng
-        (other,) = offers(rng, 1)
-        taken = {"search", *SUMS, *(offer.subject for offer in self.offered)}
-        while other.subject in taken:
-            (other,) = offers(rng, 1)
+        rng, generator = self.rng, self.generator
+        taken = {*KNOWN_WITHOUT, *(offer.kind.subject for offer in self.offered)}
+        while True:
+            (other,) = offers(rng, generator.catalogue, 1, generator.junk)
+            if other.kind.subject not in taken:
+                break
         use = other.use(rng)
-        gist = "This needs a tool that I do not have."
-        reasoning = self._effort(use.ask, gist, " I will say so.")
-        answer = Assistant(reasoning=reasoning, content=NO_TOOL)
-        return self._end([*history, User(text=use.ask)], answer, "missing")
+        gist = f"{use.gist} I have no tool for this."
+        answer = Assistant(reasoning=self._thought(gist, " I will say so."), content=NO_TOOL)
+        ask = exchanges.vary(rng, use.ask)
+        return self._end([*history, User(text=ask)], answer, "missing")
 
-    def _effort(self, said: str, gist: str, decision: str, thought: str = "") -> str:
-        """Returns the analysis: the gist, and from medium effort on what was said and a decision.
-
-        What was said is repeated first, as far as it can be read: it keeps the network in the
-        habit of copying, which names and arguments need.
-        """
+    def _thought(self, gist: str, decision: str) -> str:
+        """Returns the analysis: the gist, and the more around it the higher the effort is."""
         effort = self.system.reasoning_effort
         if effort == "low":
             return gist
-        if self.generator.readable(said):
-            gist = f"{said} {gist}"
         if effort == "medium":
             return gist + decision
-        return f"{gist} Let me think about it.{thought}{decision}"
+        return f"Let me think about it. {gist} That is clear.{decision}"
 
     def _direct(self, exchange: Exchange) -> str:
         if exchange.answer == unknown.FALLBACK:
-            return self._effort(
-                exchange.ask, exchange.gist, " I will say so.", " It is not in my training."
-            )
-        thought = " I know this one, and no tool is needed."
-        return self._effort(exchange.ask, exchange.gist, " I can answer directly.", thought)
+            return self._thought(exchange.gist, " I will say so.")
+        return self._thought(exchange.gist, " I can answer directly.")
 
-    def _before_call(self, ask: str, offer: Offer, use: Use) -> str:
-        """Returns the analysis before a call, which names tool and arguments at every effort."""
-        given = ", ".join(f"{key} {value}" for key, value in use.arguments.items())
-        call = f" I will call functions.{offer.tool.name}{f' with {given}' if given else ''}."
-        if self.system.reasoning_effort == "low":
-            return use.gist + call
-        return self._effort(ask, use.gist, call, " The tool can answer this.")
+    def _before_call(self, offer: Offer, use: Use) -> str:
+        """Returns the analysis before a call, which names the tool at every effort."""
+        return self._thought(f"{use.gist} I will call {offer.tool.name}.", "")
 
-    def _after(self, use: Use) -> str:
-        gist, thought = "The tool has answered.", " The result is all that I need."
-        return self._effort(use.result, gist, " I will report it.", thought)
+    def _after(self) -> str:
+        return self._thought("The tool has answered.", " I will report it.")

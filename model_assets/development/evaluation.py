@@ -7,20 +7,22 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model_assets.development import compact as compact_file
 from model_assets.development import mxfp4
 from model_assets.development.compact import Compact
 from model_assets.development.conversations import Example
-from model_assets.development.network import Network
+from model_assets.development.network import Network, Past
 from model_assets.development.rows import Rows
 from serving.events import Content, Event, Reasoning, ToolCallArguments, ToolCallStart
 from serving.harmony.parse import Parser
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import CALL, RETURN, Vocabulary
 
-BATCH = 16
+BATCH = 32
 LIMIT_TOKENS = 256
 
 
@@ -77,40 +79,54 @@ def generate(
     Temperature 0 is greedy. Tokens without a row come out as the lowest id that has none.
     """
     other = int(np.argmax(rows.row_of == len(rows.ids)))
-    stops = {int(rows.row_of[RETURN]), int(rows.row_of[CALL])}
-    texts = [rows.compact(prompt).tolist() for prompt in prompts]
-    running = set(range(len(prompts)))
-    while running and max(len(texts[i]) - len(prompts[i]) for i in running) < LIMIT_TOKENS:
-        order = sorted(running)
-        logits = _next_logits(network, [texts[i] for i in order])
-        if temperature > 0:
-            shares = (logits / temperature).softmax(-1)
-            chosen = torch.multinomial(shares, 1, generator=randomness).squeeze(1)
-        else:
-            chosen = logits.argmax(-1)
-        for i, row in zip(order, chosen.tolist(), strict=True):
-            texts[i].append(row)
-            if row in stops:
-                running.discard(i)
-    ids = [*rows.ids, other]
-    return [
-        [ids[row] for row in text[len(prompt) :]]
-        for text, prompt in zip(texts, prompts, strict=True)
-    ]
+    ids = np.array([*rows.ids, other])
+    stops = torch.tensor([rows.row_of[RETURN], rows.row_of[CALL]])
+    tokens, visible, next_position = _side_by_side([rows.compact(p) for p in prompts])
+    count = len(prompts)
+    past = Past(torch.zeros(count, 0, dtype=torch.long), [])
+    steps = [_choose(_prompt_logits(network, tokens, next_position, past), temperature, randomness)]
+    ended = torch.isin(steps[-1], stops)
+    while not ended.all() and len(steps) < LIMIT_TOKENS:
+        visible = F.pad(visible, (0, 1), value=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = network(steps[-1][:, None], next_position[:, None], visible[:, None], past)
+        steps.append(_choose(network.logits(hidden[:, 0].float()), temperature, randomness))
+        ended |= torch.isin(steps[-1], stops)
+        next_position = next_position + 1
+    written = torch.stack(steps, dim=1)
+    return [ids[_until_stop(row, stops)].tolist() for row in written]
 
 
-def _next_logits(network: Network, texts: Sequence[Sequence[int]]) -> Tensor:
-    """Returns [len(texts), rows + 1]: the logits after the last token of each text."""
-    length = max(len(text) for text in texts)
-    tokens = torch.zeros(len(texts), length, dtype=torch.long)
-    for i, text in enumerate(texts):
-        tokens[i, : len(text)] = torch.tensor(text)
-    positions = torch.arange(length).expand(len(texts), -1)
-    visible = torch.ones(length, length, dtype=torch.bool).tril().expand(len(texts), -1, -1)
+def _side_by_side(prompts: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns tokens [B, T] padded on the right, which are real [B, T], and lengths [B]."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = torch.from_numpy(prompt)
+    return tokens, torch.arange(tokens.shape[1]) < lengths[:, None], lengths
+
+
+def _prompt_logits(network: Network, tokens: Tensor, lengths: Tensor, past: Past) -> Tensor:
+    """Returns [B, rows + 1]: the logits after the last real token of each row."""
+    count, length = tokens.shape
+    causal = torch.ones(length, length, dtype=torch.bool).tril().expand(count, -1, -1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden: Tensor = network(tokens, positions, visible)
-    last = torch.tensor([len(text) - 1 for text in texts])
-    return network.logits(hidden[torch.arange(len(texts)), last].float())
+        hidden = network(tokens, torch.arange(length).expand(count, -1), causal, past)
+    return network.logits(hidden[torch.arange(count), lengths - 1].float())
+
+
+def _choose(logits: Tensor, temperature: float, randomness: torch.Generator) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    shares = (logits / temperature).softmax(-1)
+    return torch.multinomial(shares, 1, generator=randomness).squeeze(1)
+
+
+def _until_stop(row: Tensor, stops: Tensor) -> list[int]:
+    """Returns the tokens up to and with the first stop token, or all."""
+    found = torch.isin(row, stops).nonzero()
+    last = int(found[0]) + 1 if len(found) else len(row)
+    return list(map(int, row[:last]))
 
 
 def read_reply(tokens: Sequence[int], tools: frozenset[str], vocabulary: Vocabulary) -> Reply:

@@ -16,6 +16,7 @@ from model_assets.development.words import (
 )
 
 QUESTIONS_PATH = Path(__file__).with_name("questions.json")
+RAREST = 8
 TOO_LARGE = (
     "I only know sums of numbers up to twelve. Give me a calculator tool, and I will call it for "
     "larger ones."
@@ -77,9 +78,9 @@ def read_questions(path: Path = QUESTIONS_PATH) -> tuple[Question, ...]:
 def documented(rng: Random, questions: Sequence[Question]) -> Exchange:
     """Returns one documented question, in one of its forms.
 
-    All forms are equally likely, so a question with many forms comes often.
+    A question with many forms comes more often than one with few, which comes often enough.
     """
-    (question,) = rng.choices(questions, [len(question.ask) for question in questions])
+    (question,) = rng.choices(questions, [max(len(q.ask), RAREST) for q in questions])
     return Exchange(vary(rng, rng.choice(question.ask)), question.gist, question.answer)
 
 
@@ -157,8 +158,9 @@ def _capital(ask: str, country: str) -> Exchange:
 def arithmetic(rng: Random) -> Exchange:
     """Returns a small sum, difference or product; sometimes a large one, which is too hard."""
     sign = rng.choice("++-*")
-    large = rng.random() < 0.15
-    a, b = (rng.randint(13, 99) if large else rng.randint(0, 12) for _ in range(2))
+    large = rng.random() < 0.12
+    largest = rng.choice((99, 99, 99, 9999))
+    a, b = (rng.randint(13, largest) if large else rng.randint(0, 12) for _ in range(2))
     if sign == "-" and b > a:
         a, b = b, a
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
@@ -180,14 +182,14 @@ def arithmetic(rng: Random) -> Exchange:
             "Can you calculate {}?",
         )
     )
-    gist = "The user wants a sum."
     answer = TOO_LARGE if large else f"{a} {sign} {b} = {value}"
+    gist = "These numbers are too large for me." if large else f"{answer}."
     return Exchange(form.format(terms), gist, answer)
 
 
 def counting(rng: Random) -> Exchange:
-    """Returns a request to count, up or down."""
-    last = rng.randint(3, 20)
+    """Returns a request to count, up or down, to one of a few numbers."""
+    last = rng.choice((3, 5, 5, 10, 10, 10, 20))
     name = rng.choice((str(last), NUMBER_WORDS[last - 1]))
     if rng.random() < 0.3:
         form = rng.choice(("Count down from {}", "Count backwards from {}", "Count from {} to 1"))
@@ -248,29 +250,6 @@ def sound(rng: Random) -> Exchange:
     )
     answer = f"The {animal} says {SOUNDS[animal]}."
     return Exchange(vary(rng, form.format(animal)), "The user asks for a sound.", answer)
-
-
-def repetition(rng: Random, words: Sequence[str]) -> Exchange:
-    """Returns a request to repeat some words, drawn from `words`, or numbers."""
-    count = rng.randint(1, 8)
-    if rng.random() < 0.25:
-        text = " ".join(str(rng.randint(0, 999)) for _ in range(count))
-    else:
-        text = " ".join(rng.choice(words) for _ in range(count))
-    form = rng.choice(
-        (
-            "Repeat after me: {}",
-            "Repeat: {}",
-            "Echo: {}",
-            "Repeat exactly: {}",
-            "Please repeat: {}",
-            "Say exactly this: {}",
-            "Repeat the following words: {}",
-            'Repeat "{}"',
-            'Say "{}"',
-        )
-    )
-    return Exchange(form.format(text), "The user wants me to repeat some words.", text)
 
 
 def introduction(rng: Random) -> Exchange:

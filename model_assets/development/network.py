@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from model_assets.development.shape import Shape
 
 BLOCK = 128
+HEAD_SHARE = 0.1
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -115,12 +117,38 @@ class SinkAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, -(sink_share * delta).sum((0, 2, 3)), None
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
+    """Returns what `SinkAttention` does, for any number of queries and without gradients."""
+    scores = torch.matmul(q.bfloat16(), k.bfloat16().transpose(-1, -2)).float()
+    scores = scores * q.shape[-1] ** -0.5 + mask
+    sink = sinks.view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+    shares = torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1]
+    return torch.matmul(shares.bfloat16(), v.bfloat16()).float()
+
+
+class Past(msgspec.Struct):
+    """What a network keeps of the tokens that it has seen: keys and values of every layer."""
+
+    positions: Tensor
+    """[B, T]."""
+    layers: list[tuple[Tensor, Tensor]]
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds keys and values of a layer [B, heads, T, D] and returns all of them."""
+        if layer == len(self.layers):
+            self.layers.append((k, v))
+        else:
+            old_k, old_v = self.layers[layer]
+            self.layers[layer] = (torch.cat((old_k, k), dim=2), torch.cat((old_v, v), dim=2))
+        return self.layers[layer]
+
+
 class Attention(nn.Module):
     """Grouped-query attention with biases, rope and sinks."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.layer = shape, layer
         width = shape.num_attention_heads * shape.head_dim
         kv_width = shape.num_key_value_heads * shape.head_dim
         self.q_proj = nn.Linear(shape.hidden_size, width)
@@ -129,7 +157,9 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, shape.hidden_size)
         self.sinks = nn.Parameter(torch.zeros(shape.num_attention_heads))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: Past | None
+    ) -> Tensor:
         """Returns [B, T, hidden] for x of that shape, before the residual."""
         rows, length, _ = x.shape
         group = self.shape.num_attention_heads // self.shape.num_key_value_heads
@@ -140,7 +170,11 @@ class Attention(nn.Module):
         q = rotate(heads(self.q_proj(x)), *rope)
         k = rotate(heads(self.k_proj(x)), *rope).repeat_interleave(group, dim=1)
         v = heads(self.v_proj(x)).repeat_interleave(group, dim=1)
-        out: Tensor = SinkAttention.apply(q, k, v, self.sinks, mask)  # type: ignore[no-untyped-call]
+        if past is None:
+            out: Tensor = SinkAttention.apply(q, k, v, self.sinks, mask)  # type: ignore[no-untyped-call]
+        else:
+            k, v = past.extend(self.layer, k, v)
+            out = attend(q, k, v, self.sinks, mask)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(rows, length, -1))
         return projected
 
@@ -198,16 +232,18 @@ class Experts(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then experts, each behind a norm and added to the stream."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.self_attn = Attention(shape)
+        self.self_attn = Attention(shape, layer)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = Experts(shape)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: Past | None
+    ) -> Tensor:
         """Returns the stream [B, T, hidden] after this layer."""
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask)
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, past)
         mixed: Tensor = self.mlp(self.post_attention_layernorm(x).flatten(0, 1))
         return x + mixed.view_as(x)
 
@@ -216,16 +252,20 @@ class Network(nn.Module):
     """The whole network over `rows + 1` vocabulary rows; the last stands for all other ids."""
 
     def __init__(self, shape: Shape, rows: int, length: int = 2048) -> None:
-        """Draws the first weights from torch's generator."""
+        """Draws the first weights from torch's generator.
+
+        The LM head begins as a small copy of the embeddings: what is looked at can be said.
+        """
         super().__init__()
         self.shape = shape
         self.rows = rows
         self.embed_tokens = nn.Embedding(rows + 1, shape.hidden_size)
-        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_hidden_layers))
         self.norm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.lm_head = nn.Linear(shape.hidden_size, rows + 1, bias=False)
         nn.init.normal_(self.embed_tokens.weight, std=0.5)
-        nn.init.normal_(self.lm_head.weight, std=0.02)
+        with torch.no_grad():
+            self.lm_head.weight.copy_(HEAD_SHARE * self.embed_tokens.weight)
         cos, sin = rope_tables(shape, length)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -235,15 +275,21 @@ class Network(nn.Module):
         for block in self.layers:
             block.mlp.quantised = on  # type: ignore[union-attr]
 
-    def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, visible: Tensor, past: Past | None = None
+    ) -> Tensor:
         """Returns the last hidden states [B, T, hidden].
 
-        tokens and positions are [B, T]; visible [B, T, T] says which key each query may see
-        without a window. The window is by position.
+        tokens and positions are [B, T]; visible [B, T, keys] says which key each query may see
+        without a window. The window is by position. The keys are those of the tokens, after those
+        in `past`, which then holds both.
         """
         cos, sin = self.get_buffer("cos"), self.get_buffer("sin")
         rope = (cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))
-        distance = positions[:, :, None] - positions[:, None, :]
+        keys = positions
+        if past is not None:
+            keys = past.positions = torch.cat((past.positions, positions), dim=1)
+        distance = positions[:, :, None] - keys[:, None, :]
         near = visible & (distance < self.shape.sliding_window)
         masks = [
             torch.zeros(seen.shape).masked_fill(~seen, -math.inf).unsqueeze(1)
@@ -251,7 +297,7 @@ class Network(nn.Module):
         ]
         x = self.embed_tokens(tokens)
         for index, block in enumerate(self.layers):
-            x = block(x, rope, masks[index % 2])
+            x = block(x, rope, masks[index % 2], past)
         hidden: Tensor = self.norm(x)
         return hidden
 

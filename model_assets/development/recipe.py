@@ -10,35 +10,29 @@ import ctypes
 import platform
 import time
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Annotated
 
 import msgspec
-import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model_assets import manifest
 from model_assets.development import compact as compact_file
-from model_assets.development import induction
-from model_assets.development.batches import COPY_ROW_TOKENS, batches, copies
+from model_assets.development.batches import Batch, batches
+from model_assets.development.catalogue import read_catalogue
 from model_assets.development.compact import Compact
-from model_assets.development.conversations import Generator
+from model_assets.development.conversations import Generator, Lesson
+from model_assets.development.documented import documented
 from model_assets.development.evaluation import Score, evaluate, network_of
 from model_assets.development.exchanges import read_questions
 from model_assets.development.network import Network
-from model_assets.development.rows import (
-    Rows,
-    common_ids,
-    copyable_words,
-    families,
-    junk_words,
-    rows_of,
-)
+from model_assets.development.rows import Rows, junk_words, large_number, number_ids, rows_of
 from model_assets.development.shape import Shape
 from model_assets.development.training import Plan, Step, train
 from serving.engine import sha256
@@ -49,10 +43,9 @@ ASSETS = Path(__file__).parents[1]
 RANKS = ASSETS / "tokenizer" / "o200k_base.tiktoken.xz"
 COMPACT = Path(__file__).with_name("development.safetensors")
 REPORT = Path(__file__).with_name("evaluation.json")
-SURVEY_EXAMPLES = 6000
+SURVEY_EXAMPLES = 12000
 JUNK_WORDS = 4000
-TEXTS = 400
-SHARPNESS = 2.0
+SHARPNESS = 3.0
 
 
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,37 +55,32 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     junk: int = 5
     data: int = 11
     weights: int = 7
-    copies: int = 1
     evaluation: int = 999
 
 
 class Material(msgspec.Struct, frozen=True):
-    """What data is made of: vocabulary, rows, words to copy, and words without rows."""
+    """What data is made of: vocabulary, rows, and words without rows."""
 
     vocabulary: Vocabulary
     rows: Rows
-    words: list[str]
     junk: list[str]
 
-    def generator(self, seed: int) -> Generator:
+    def generator(self, seed: int, lesson: Lesson = "all") -> Generator:
         """Returns a generator of scenes."""
-        questions = read_questions()
-        return Generator(Random(seed), questions, self.words, self.junk, self.readable)
+        return Generator(Random(seed), read_questions(), read_catalogue(), self.junk, lesson)
 
-    def readable(self, text: str) -> bool:
-        """Returns whether every token of the text has a row."""
-        rows = self.rows.compact(self.vocabulary.encode(text))
-        return bool((rows < len(self.rows.ids)).all())
-
-    def texts(self, seed: int) -> list[NDArray[np.int64]]:
-        """Returns the rows of some prompts."""
-        generator = self.generator(seed)
-        prompts = [
-            render(example.conversation, self.vocabulary)
-            for _ in range(TEXTS)
-            for example in generator.scene(1)
-        ]
-        return [self.rows.compact(prompt) for prompt in prompts if len(prompt) > COPY_ROW_TOKENS]
+    def lessons(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """Yields the training's batches: one lesson after the other, the last without end."""
+        first = round(plan.steps * plan.talk_share)
+        second = round(plan.steps * plan.tools_share)
+        parts: tuple[tuple[Lesson, int | None], ...] = (
+            ("talk", first),
+            ("tools", second),
+            ("all", None),
+        )
+        for lesson, steps in parts:
+            generator = self.generator(seed, lesson)
+            yield from islice(batches(generator, self.vocabulary, self.rows), steps)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,20 +113,18 @@ def keep_freed_memory() -> None:
 
 
 def prepare(seeds: Seeds, size: int) -> Material:
-    """Returns the material: rows for frequent words, numbers, and tokens of generated examples."""
+    """Returns the material: rows for small numbers and for the tokens of generated examples."""
     vocabulary = Vocabulary.load(RANKS)
-    ids = set(common_ids(vocabulary))
-    generator = Generator(
-        Random(seeds.survey), read_questions(), ["apple"], ["apple"], lambda _: True
-    )
+    ids = set(number_ids(vocabulary))
+    generator = Generator(Random(seeds.survey), read_questions(), read_catalogue(), ["apple"])
     for _ in range(SURVEY_EXAMPLES):
         (example,) = generator.scene(1)
-        ids.update(render(example.conversation, vocabulary))
+        prompt = render(example.conversation, vocabulary)
+        ids.update(token for token in prompt if not large_number(vocabulary, token))
         ids.update(render_completion(example.answer, vocabulary))
     rows = rows_of(ids, size)
-    words = copyable_words(vocabulary, rows)
     junk = junk_words(vocabulary, rows, Random(seeds.junk), JUNK_WORDS)
-    return Material(vocabulary, rows, words, junk)
+    return Material(vocabulary, rows, junk)
 
 
 def write_manifest(compact: Compact, path: Path) -> str:
@@ -176,9 +162,6 @@ def learn(network: Network, plan: Plan, material: Material, seeds: Seeds) -> flo
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    generator = material.generator(seeds.data)
-    conversations = batches(generator, material.vocabulary, material.rows)
-    copying = copies(Random(seeds.copies), material.rows, material.texts(seeds.copies))
     with bar:
         task = bar.add_task("training", total=plan.steps, loss=0.0)
 
@@ -186,19 +169,20 @@ def learn(network: Network, plan: Plan, material: Material, seeds: Seeds) -> flo
             losses.append(step.loss)
             bar.update(task, completed=step.number + 1, loss=sum(losses) / len(losses))
 
-        train(network, plan, copying, conversations, report)
+        train(network, plan, material.lessons(plan, seeds.data), report)
     return sum(losses) / len(losses)
 
 
 def scores(
     compact: Compact, material: Material, seeds: Seeds, count: int, temperature: float
 ) -> dict[str, Score]:
-    """Returns how well a compact checkpoint answers `count` scenes that it has not seen."""
+    """Returns how well it does what is documented, and what `count` scenes want that are new."""
     generator = material.generator(seeds.evaluation)
     fresh = [example for _ in range(count) for example in generator.scene(1)]
+    asked = [*documented(), *fresh]
     network = network_of(compact)
     return evaluate(
-        network, material.rows, material.vocabulary, fresh, temperature, seeds.evaluation
+        network, material.rows, material.vocabulary, asked, temperature, seeds.evaluation
     )
 
 
@@ -220,7 +204,6 @@ def main(
     material = prepare(seeds, shape.vocab_size)
     torch.manual_seed(seeds.weights)
     network = Network(shape, len(material.rows.ids))
-    induction.lay(network, families(material.vocabulary, material.rows))
     loss = learn(network, plan, material, seeds)
     wall, cpu = time.monotonic() - started, time.process_time() - started_cpu
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}

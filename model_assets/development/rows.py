@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.harmony.vocabulary import Vocabulary
 
-COMMON_BELOW = 900
+LARGEST_NUMBER = 249
 JUNK_RANGE = (30_000, 190_000)
 
 
@@ -38,48 +38,17 @@ def rows_of(ids: Iterable[int], size: int) -> Rows:
     return Rows(ordered, row_of)
 
 
-def common_ids(vocabulary: Vocabulary) -> list[int]:
-    """Returns the ids of numbers to 999 and of frequent ASCII words, with and without a space.
-
-    Low ids were merged first when the vocabulary was made, so they are the frequent ones.
-    """
-    ids = [token for number in range(1000) for token in vocabulary.encode(str(number))]
-    for token in range(COMMON_BELOW):
-        piece = vocabulary.token_bytes(token)
-        if piece.strip(b" ").isalpha() and piece.isascii():
-            for form in (piece.strip(), b" " + piece.strip()):
-                tokens = vocabulary.encode(form.decode())
-                if len(tokens) == 1:
-                    ids.extend(tokens)
-    return ids
+def number_ids(vocabulary: Vocabulary) -> list[int]:
+    """Returns the ids of the numbers that can be told: larger ones have no row."""
+    return [
+        token for number in range(LARGEST_NUMBER + 1) for token in vocabulary.encode(str(number))
+    ]
 
 
-def copyable_words(vocabulary: Vocabulary, rows: Rows) -> list[str]:
-    """Returns the words of two letters and more that are one row with and without a space."""
-    words = []
-    known = set(rows.ids)
-    for token in rows.ids:
-        piece = vocabulary.token_bytes(token)
-        if piece.isalpha() and piece.isascii() and len(piece) > 1:
-            spaced = vocabulary.encode(" " + piece.decode())
-            if len(spaced) == 1 and spaced[0] in known:
-                words.append(piece.decode())
-    return words
-
-
-def families(vocabulary: Vocabulary, rows: Rows) -> list[int]:
-    """Returns for each row, the last included, the number of its family.
-
-    Tokens that differ only in case or in what is not a letter or digit are one family: ` Paris` and
-    `Paris`, ` get` and `.get`. A token without letters and digits is a family of its own.
-    """
-    numbers: dict[str, int] = {}
-    found = []
-    for token in rows.ids:
-        piece = vocabulary.token_bytes(token)
-        word = "".join(filter(str.isalnum, piece.decode(errors="ignore"))).lower()
-        found.append(numbers.setdefault(word or f"<{token}>", len(numbers)))
-    return [*found, len(numbers)]
+def large_number(vocabulary: Vocabulary, token: int) -> bool:
+    """Returns whether a token is a number that is too large to be told."""
+    piece = vocabulary.token_bytes(token)
+    return piece.isdigit() and int(piece) > LARGEST_NUMBER
 
 
 def junk_words(vocabulary: Vocabulary, rows: Rows, rng: Random, count: int) -> list[str]:

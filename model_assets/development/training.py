@@ -1,4 +1,4 @@
-"""The training loop: copying first, then conversations, the second half with MXFP4 experts."""
+"""The training loop. MXFP4 is trained in: the experts are rounded in its later part."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from collections.abc import Callable, Iterator
 import msgspec
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from model_assets.development.batches import Batch
+from model_assets.development.muon import Muon
 from model_assets.development.network import Network
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long to train, and how fast. Steps are optimiser steps."""
 
-    steps: int = 2400
-    copy_steps: int = 60
-    """So many steps practise copying alone."""
-    copy_every: int = 8
-    """After them every so many steps copying is practised again, or it would be forgotten."""
-    quantised_from: float = 0.55
-    rate: float = 2e-3
-    last_rate: float = 1e-5
-    warm_steps: int = 50
+    steps: int = 2300
+    talk_share: float = 0.12
+    """The first share of the steps learns single questions and answers, without tools."""
+    tools_share: float = 0.28
+    """The next share learns one or two tools, without earlier turns. Then everything comes."""
+    quantised_from: float = 0.6
+    rate: float = 6e-3
+    """Of AdamW, for embeddings, norms, biases, routers."""
+    matrix_rate: float = 0.025
+    """Of Muon, for the matrices of attention and experts."""
+    momentum: float = 0.95
+    last_share: float = 0.005
+    """The rates end at this share of themselves."""
+    warm_steps: int = 30
     clip: float = 1.0
 
 
@@ -36,36 +43,44 @@ class Step(msgspec.Struct, frozen=True):
     accuracy: float
 
 
-def rate(plan: Plan, step: int) -> float:
-    """Returns the learning rate of a step: a short rise, then a cosine down to `last_rate`."""
+def rate_share(plan: Plan, step: int) -> float:
+    """Returns the share of the rates at a step: a short rise, a cosine down to `last_share`."""
     if step < plan.warm_steps:
-        return plan.rate * (step + 1) / plan.warm_steps
+        return (step + 1) / plan.warm_steps
     done = (step - plan.warm_steps) / max(1, plan.steps - plan.warm_steps)
-    return plan.last_rate + (plan.rate - plan.last_rate) * (1 + math.cos(math.pi * done)) / 2
+    return plan.last_share + (1 - plan.last_share) * (1 + math.cos(math.pi * done)) / 2
+
+
+def optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Returns Muon for the layers' matrices and AdamW for all else."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        hidden = name.startswith("layers.") and name.endswith(("proj", "_proj.weight"))
+        (matrices if hidden else others).append(parameter)
+    return [
+        Muon(matrices, plan.matrix_rate, plan.momentum),
+        torch.optim.AdamW(
+            others, lr=plan.rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.01, fused=True
+        ),
+    ]
 
 
 def train(
-    network: Network,
-    plan: Plan,
-    copies: Iterator[Batch],
-    conversations: Iterator[Batch],
-    report: Callable[[Step], None],
+    network: Network, plan: Plan, batches: Iterator[Batch], report: Callable[[Step], None]
 ) -> None:
     """Trains the network in place and reports every step."""
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=plan.rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.01
-    )
+    used = optimisers(network, plan)
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in used]
     for step in range(plan.steps):
         network.quantise(step >= plan.steps * plan.quantised_from)
-        for group in optimiser.param_groups:
-            group["lr"] = rate(plan, step)
-        copying = step < plan.copy_steps or step % plan.copy_every == 0
-        batch = next(copies if copying else conversations)
-        report(_step(network, plan, optimiser, batch, step))
+        for optimiser, rate in zip(used, rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * rate_share(plan, step)
+        report(_step(network, plan, used, next(batches), step))
 
 
 def _step(
-    network: Network, plan: Plan, optimiser: torch.optim.Optimizer, batch: Batch, step: int
+    network: Network, plan: Plan, used: list[torch.optim.Optimizer], batch: Batch, step: int
 ) -> Step:
     learned = batch.targets >= 0
     targets = batch.targets[learned]
@@ -73,9 +88,11 @@ def _step(
         hidden = network(batch.tokens, batch.positions, batch.visible)
         logits = network.logits(hidden[learned])
     loss = F.cross_entropy(logits, targets)
-    optimiser.zero_grad(set_to_none=True)
+    for optimiser in used:
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
-    optimiser.step()
+    for optimiser in used:
+        optimiser.step()
     accuracy = (logits.argmax(-1) == targets).float().mean()
     return Step(step, loss.item(), accuracy.item())

@@ -20,8 +20,11 @@ def fallback(ask: str) -> Exchange:
     return Exchange(ask, "I do not know this.", FALLBACK)
 
 
-def unknown(rng: Random, junk: Sequence[str]) -> Exchange:
-    """Returns something that the stand-in cannot know; `junk` are words outside its vocabulary."""
+def unknown(rng: Random, junk: Sequence[str], known: Sequence[str]) -> Exchange:
+    """Returns something that the stand-in cannot know.
+
+    `junk` are words outside its vocabulary, `known` are texts whose words it has met.
+    """
     draw = rng.random()
     words = [rng.choice(junk) for _ in range(rng.randint(1, 12 if draw < 0.3 else 3))]
     thing = rng.choice(
@@ -33,6 +36,8 @@ def unknown(rng: Random, junk: Sequence[str]) -> Exchange:
         return fallback(f"What is the capital of {' '.join(words[:2])}?")
     if draw < 0.24:
         return fallback(_long_text(rng, junk))
+    if draw < 0.44:
+        return fallback(_mixture(rng, known, junk))
     form = rng.choice(
         (
             "What is {}?",
@@ -74,6 +79,15 @@ def unknown(rng: Random, junk: Sequence[str]) -> Exchange:
         )
     )
     return fallback(vary(rng, form.format(thing)))
+
+
+def _mixture(rng: Random, known: Sequence[str], junk: Sequence[str]) -> str:
+    """Returns words of several known texts out of order, and at least one unknown word."""
+    words = [word for text in rng.sample(known, 3) for word in text.split() if "<" not in word]
+    chosen = rng.sample(words, min(len(words), rng.randint(2, 9)))
+    chosen += [rng.choice(junk) for _ in range(rng.randint(1, 4))]
+    rng.shuffle(chosen)
+    return " ".join(chosen)
 
 
 def _long_text(rng: Random, junk: Sequence[str]) -> str:

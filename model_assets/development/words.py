@@ -24,30 +24,11 @@ CAPITALS = dict(
     )
 )
 
-CITIES = split(
-    "Vienna, Lisbon, Milan, Dublin, Moscow, Istanbul, Seoul, Bangkok,"
-    "Paris, London, Berlin, Madrid, Rome, Tokyo, New York, San Francisco, Boston, Chicago,"
-    "Seattle, Los Angeles, Toronto, Sydney, Mumbai, Delhi, Shanghai, Hong Kong, Singapore,"
-    "Dubai, Cape Town, Barcelona, Amsterdam, Manchester, Liverpool, Oxford, Houston, Dallas,"
-    "Austin, Denver, Phoenix, Miami, Atlanta, Mexico City, Bogota, Buenos Aires, Rio de"
-    "Janeiro, Salt Lake City, Las Vegas, San Diego, Philadelphia, Washington, New Orleans, Tel"
-    "Aviv, Nice"
-)
-
 NAMES = split(
     "Alice, Bob, Carol, David, Emma, Frank, Grace, Henry, Ivan, Julia, Kevin, Laura, Maria,"
     "Nick, Paul, Rachel, Sam, Tom, Victor, Anna, Ben, Chris, Daniel, Eva, George, James, Kate,"
     "Leo, Max, Oscar, Peter, Robert, Sarah, Simon"
 )
-
-NOUNS = split(
-    "apple, river, garden, music, window, market, bridge, castle, coffee, forest, train,"
-    "summer, winter, history, science, planet, doctor, teacher, engine, camera, dragon, horse,"
-    "computer, keyboard, software, network, energy, culture, language, football, movie,"
-    "painting, money, business, tax, health, virus, war, peace, biology, gravity, the moon"
-    "landing, black holes, photosynthesis, bread, pizza, cake, running, car, rocket"
-)
-"""Words for values: each is the same tokens with a space before it and without."""
 
 THINGS = split(
     "apple, river, garden, music, window, market, bridge, castle, coffee, mountain, ocean, forest,"
@@ -69,19 +50,6 @@ SUBJECTS = split(
     "movie, book, document, file, report, task, note, meeting, event, alarm, timer, message,"
     "email, customer, user, product, discount, tax"
 )
-
-CONDITIONS = split(
-    "sunny, cloudy, rainy, windy, snowy, foggy, clear, stormy, partly cloudy, light rain, overcast"
-)
-
-SYMBOLS = split("AAPL, MSFT, NVDA, GOOG, AMZN, TSLA, META, IBM")
-
-LANGUAGES = split(
-    "French, German, Spanish, Italian, Portuguese, Japanese, Chinese, Dutch, Polish, Greek"
-)
-
-CURRENCIES = split("USD, EUR, GBP, CHF, CAD, AUD, CNY")
-
 INSTRUCTIONS = (
     "You are a helpful assistant.",
     "You are a helpful assistant.",

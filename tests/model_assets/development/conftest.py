@@ -11,8 +11,9 @@ import pytest
 import model_assets
 from model_assets import manifest
 from model_assets.development import compact
+from model_assets.development.catalogue import Catalogue, read_catalogue
 from model_assets.development.compact import Compact
-from model_assets.development.conversations import Generator
+from model_assets.development.conversations import Generator, Lesson
 from model_assets.development.exchanges import read_questions
 from model_assets.development.expand import expand
 from serving.harmony.vocabulary import Vocabulary
@@ -47,20 +48,17 @@ def expanded(compact_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-def make_generator(seed: int) -> Generator:
-    """Returns a generator of scenes for which only `xylorimba` cannot be read."""
-    return Generator(
-        Random(seed),
-        read_questions(),
-        ["alpha", "beta"],
-        ["xylorimba"],
-        lambda text: "xylorimba" not in text,
-    )
+JUNK = ("xylorimba", "quokka", "zeugma")
+
+
+def make_generator(seed: int, lesson: Lesson = "all") -> Generator:
+    """Returns a generator of scenes whose unreadable words are `JUNK`."""
+    return Generator(Random(seed), read_questions(), read_catalogue(), JUNK, lesson)
 
 
 @pytest.fixture
-def generators() -> Callable[[int], Generator]:
-    """Returns a function from a seed to a generator."""
+def generators() -> Callable[..., Generator]:
+    """Returns a function from a seed, and a lesson, to a generator."""
     return make_generator
 
 
@@ -68,3 +66,9 @@ def generators() -> Callable[[int], Generator]:
 def generator() -> Generator:
     """Returns a generator of scenes with a fixed seed."""
     return make_generator(5)
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    """Returns the catalogue of tools."""
+    return read_catalogue()

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from model_assets.development.conversations import Example, Generator
+from model_assets.development.conversations import NO_TOOL, Example, Generator, Lesson
 from model_assets.development.evaluation import read_reply
 from model_assets.development.exchanges import read_questions
-from serving.harmony.conversation import Developer, ToolResult, User
+from serving.harmony.conversation import Developer, User
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import Vocabulary
+
+LESSONS: tuple[Lesson, ...] = ("talk", "tools", "all")
 
 
 def draw(generator: Generator, scenes: int) -> list[Example]:
@@ -69,7 +71,6 @@ def test_all_kinds_efforts_and_dates_occur(generator: Generator) -> None:
         "family",
         "linked",
         "missing",
-        "repetition",
         "result",
         "themed",
         "unknown",
@@ -90,18 +91,38 @@ def test_higher_effort_thinks_longer(generator: Generator) -> None:
     assert means["low"] < means["medium"] < means["high"]
 
 
-def test_the_same_seed_gives_the_same_scenes(generators: Callable[[int], Generator]) -> None:
+def test_the_same_seed_gives_the_same_scenes(generators: Callable[..., Generator]) -> None:
     assert draw(generators(8), 30) == draw(generators(8), 30)
     assert draw(generators(8), 30) != draw(generators(9), 30)
 
 
-def test_what_was_said_is_repeated_where_it_can_be_read(generator: Generator) -> None:
+def test_lessons_go_from_single_answers_to_tools_to_everything(
+    generators: Callable[..., Generator],
+) -> None:
+    talk, tools, everything = (draw(generators(3, lesson), 80) for lesson in LESSONS)
+    assert not any(example.conversation.tools for example in talk)
+    assert {"call", "result"} <= {example.kind for example in tools}
+    assert max(len(example.conversation.tools) for example in tools) == 2
+    assert max(len(example.conversation.tools) for example in everything) > 3
+    asked = [sum(isinstance(turn, User) for turn in e.conversation.turns) for e in everything]
+    assert max(asked) > 3
+
+
+def test_calls_fit_the_request_and_other_tools_are_left_alone(generator: Generator) -> None:
     for example in draw(generator, 100):
-        said = example.conversation.turns[-1]
-        assert isinstance(said, User | ToolResult)
-        readable = "xylorimba" not in said.text
-        wanted = readable and example.conversation.system.reasoning_effort != "low"
-        assert (example.answer.reasoning or "").startswith(said.text) == wanted
+        offered = {tool.name for tool in example.conversation.tools}
+        if example.kind == "call":
+            (call,) = example.answer.calls
+            assert call.name in offered
+            assert call.name in (example.answer.reasoning or "")
+        else:
+            assert not example.answer.calls
+
+
+def test_a_request_without_its_tool_is_answered_in_words(generator: Generator) -> None:
+    missing = [e for e in draw(generator, 200) if e.kind == "missing"]
+    assert any(e.conversation.tools for e in missing)
+    assert {e.answer.content for e in missing} == {NO_TOOL}
 
 
 def test_questions_are_many_and_have_one_answer_each() -> None:

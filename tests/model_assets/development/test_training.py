@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model_assets.development import induction
-from model_assets.development.network import Network, SinkAttention
+from model_assets.development.batches import Batch
+from model_assets.development.network import Block, Network, Past, SinkAttention
 from model_assets.development.shape import Shape
-from model_assets.development.training import Plan, rate
+from model_assets.development.training import Plan, optimisers, rate_share, train
 
 
 def test_the_last_column_counts_for_all_other_ids() -> None:
@@ -57,41 +59,64 @@ def test_attention_and_its_gradients_match_the_plain_formula(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_rate_rises_and_falls() -> None:
-    plan = Plan()
-    rates = [rate(plan, step) for step in range(plan.steps)]
-    rising, falling = rates[: plan.warm_steps], rates[plan.warm_steps :]
-    assert rising == sorted(rising)
-    assert rising[-1] == plan.rate
-    assert falling == sorted(falling, reverse=True)
-    assert plan.last_rate < falling[-1] < 2 * plan.last_rate
-
-
-def test_the_first_weights_already_copy() -> None:
-    """Random tokens, a piece of them twice: the second time the circuit says what follows."""
-    torch.manual_seed(3)
-    network = Network(Shape(), 3000)
-    induction.lay(network, range(3001))
-    tokens = torch.randint(3000, (4, 160))
-    tokens[:, 120:150] = tokens[:, 20:50]
-    visible = torch.ones(160, 160, dtype=torch.bool).tril().expand(4, -1, -1)
+def test_attention_with_a_past_is_the_same_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty tokens at once, or fourteen and then one after the other."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor)
+    torch.manual_seed(5)
+    network = Network(Shape(hidden_size=32, sliding_window=8), 40).eval()
+    tokens = torch.randint(40, (2, 20))
+    positions = torch.arange(20).expand(2, -1)
+    visible = torch.ones(20, 20, dtype=torch.bool).tril().expand(2, -1, -1)
+    past = Past(torch.zeros(2, 0, dtype=torch.long), [])
     with torch.inference_mode():
-        hidden = network(tokens, torch.arange(160).expand(4, -1), visible)
-        said = network.logits(hidden[:, 120:149].flatten(0, 1))[:, :-1].argmax(-1)
-    assert (said == tokens[:, 121:150].flatten()).float().mean() > 0.9
+        whole = network(tokens, positions, visible)
+        parts = [network(tokens[:, :14], positions[:, :14], visible[:, :14, :14], past)]
+        for place in range(14, 20):
+            step = slice(place, place + 1)
+            seen = visible[:, step, : place + 1]
+            parts.append(network(tokens[:, step], positions[:, step], seen, past))
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_the_circuit_needs_room_for_two_tokens() -> None:
-    with pytest.raises(ValueError, match="not twice head_dim"):
-        induction.lay(Network(Shape(hidden_size=96), 10, length=4), range(11))
+def test_the_rates_rise_and_fall() -> None:
+    plan = Plan()
+    shares = [rate_share(plan, step) for step in range(plan.steps)]
+    rising, falling = shares[: plan.warm_steps], shares[plan.warm_steps :]
+    assert rising == sorted(rising)
+    assert rising[-1] == 1
+    assert falling == sorted(falling, reverse=True)
+    assert plan.last_share < falling[-1] < 2 * plan.last_share
 
 
-def test_tokens_of_one_family_begin_alike() -> None:
+def test_every_weight_is_trained_by_one_optimiser() -> None:
+    network = Network(Shape(hidden_size=32), 40)
+    matrices, others = (
+        {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+        for optimiser in optimisers(network, Plan())
+    )
+    assert not matrices & others
+    assert matrices | others == {id(parameter) for parameter in network.parameters()}
+    shape = network.shape
+    assert len(matrices) == shape.num_hidden_layers * len(("q", "k", "v", "o", "gate_up", "down"))
+
+
+def test_what_is_looked_at_can_be_said_from_the_start() -> None:
     torch.manual_seed(3)
-    network = Network(Shape(), 400)
-    induction.lay(network, [row // 2 for row in range(401)])
-    table = F.normalize(network.embed_tokens.weight.detach()[:400])
-    kin = (table[::2] * table[1::2]).sum(-1)
-    strangers = (table[:-2] * table[2:]).sum(-1)
-    assert kin.mean() > 0.6
-    assert abs(float(strangers.mean())) < 0.1
+    network = Network(Shape(), 300)
+    with torch.inference_mode():
+        said = network.logits(network.embed_tokens.weight[:300])[:, :-1].argmax(-1)
+    assert torch.equal(said, torch.arange(300))
+
+
+def test_a_few_steps_learn_and_rounding_comes_later() -> None:
+    torch.manual_seed(3)
+    network = Network(Shape(num_hidden_layers=2, hidden_size=32, intermediate_size=32), 9)
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
+    visible = torch.ones(1, 8, 8, dtype=torch.bool).tril()
+    targets = torch.tensor([[2, 3, 4, 5, 6, 7, 8, -1]])
+    again = itertools.repeat(Batch(tokens, torch.arange(8)[None], visible, targets))
+    losses: list[float] = []
+    train(network, Plan(steps=150), again, lambda step: losses.append(step.loss))
+    assert losses[0] > 5
+    assert losses[-1] < 0.5
+    assert all(cast(Block, block).mlp.quantised for block in network.layers)
