@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from engine_build import assemble, durable, quantise, shard, tensors
+from engine_build import assemble, durable
 from engine_build.assemble import Wanted
+from engine_build.weights import quantise, shard, tensors
 from model_assets import manifest
 from model_assets.development.shape import Shape
 

@@ -21,8 +21,8 @@ import msgspec
 import numpy as np
 import typer
 
-from engine_build import inventory, tensors
-from engine_build.tensor_file import DTYPE_BYTES, PIECE_BYTES, Bytes, Spec, write
+from engine_build.weights import inventory, tensors
+from engine_build.weights.tensor_file import DTYPE_BYTES, PIECE_BYTES, Bytes, Spec, write
 from model_assets import manifest
 from model_assets.development.shape import Shape, config
 

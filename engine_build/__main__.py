@@ -12,12 +12,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from engine_build import engine_commands, fetch, golden, place, plan, rehearsal, show
-from engine_build import profile as profiles
+from engine_build import engine_commands, fetch, place, rehearsal, show
 from engine_build.build import Outcome
 from engine_build.build import build as run_build
 from engine_build.failure import BuildError, ExitCode
+from engine_build.profiles import plan
+from engine_build.profiles import profile as profiles
 from engine_build.progress import Steps
+from engine_build.proof import golden
 from engine_build.settle import Settled, make_plan, settle
 from serving.engine import EngineError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine_build import assemble, manifest
 from engine_build.conversion import Conversion
 from engine_build.fetch import Checkpoint
-from engine_build.profile import Profile
+from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from serving.engine import Engine, File
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from engine_build import assemble, durable, manifest, publish, ranks
-from engine_build import gate as gates
+from engine_build import assemble, durable, manifest, publish
 from engine_build.fetch import Checkpoint
 from engine_build.occupancy import alone, swap
 from engine_build.place import State
-from engine_build.profile import Profile
+from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
+from engine_build.proof import gate as gates
+from engine_build.proof import ranks
 from serving import engine
 from serving.engine import Engine, EngineError, Golden
 
@@ -138,10 +139,10 @@ def _make(
     """Converts, assembles, runs and seals the engine in the work directory, then gives it its
     place."""
     # Here, because numpy takes a while and a build that has nothing to do needs none.
-    from engine_build import contents
     from engine_build.bench import Bench
     from engine_build.conversion import Conversion
     from engine_build.report import Made
+    from engine_build.weights import contents
 
     work = state.work(profile.name)
     checkpoint = source.fetch(steps)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from engine_build import assemble, contents, durable, formats, quantise, shard, tensors
+from engine_build import assemble, durable
 from engine_build.assemble import Wanted
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import Checkpoint
-from engine_build.profile import Profile
+from engine_build.profiles import formats
+from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
+from engine_build.weights import contents, quantise, shard, tensors
 from serving.engine import CHECKPOINT_DIRECTORY
 
 SPARE_BYTES = 100_000_000

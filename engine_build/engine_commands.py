@@ -91,7 +91,7 @@ def tune_engine(
 def calibrate(name: EngineName) -> None:
     """Measures static scales for FP8 activations, with the calibration set, on the CPU."""
     # Here, because numpy takes a while and the other commands need none.
-    from engine_build import calibration
+    from engine_build.weights import calibration
 
     directory = _find(name)
     built = engine.read(directory)

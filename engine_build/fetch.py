@@ -17,7 +17,7 @@ from engine_build.download import Download
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
-from engine_build.profile import Profile
+from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from model_assets import manifest
 from model_assets.manifest import ManifestError
@@ -74,7 +74,7 @@ class Given:
         tensor that is not what it must be.
         """
         # Here, because numpy takes a while and a build that has nothing to do needs none.
-        from engine_build import tensors
+        from engine_build.weights import tensors
 
         sizes = architecture(self.described)
         if (self.directory / tensors.CONFIG_NAME).is_file():

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import BaseModel
 
 from engine_build import durable
-from engine_build.profile import Profile
+from engine_build.profiles.profile import Profile
 from serving import engine
 from serving.engine import Architecture, Engine, File, Gate, Golden, Model
 

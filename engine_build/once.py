@@ -15,7 +15,7 @@ import msgspec
 
 from engine_build import durable
 from engine_build.durable import Advance
-from engine_build.tensor_file import Written
+from engine_build.weights.tensor_file import Written
 
 Found = TypeVar("Found")
 

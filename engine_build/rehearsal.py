@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine_build import fetch, formats, gate
+from engine_build import fetch
 from engine_build.build import finished
 from engine_build.failure import BuildError
 from engine_build.fetch import Compact, Expected, Given, Published
 from engine_build.place import State
-from engine_build.profile import Profile
+from engine_build.profiles import formats
+from engine_build.profiles.profile import Profile
+from engine_build.proof import gate
 from engine_build.settle import Settled
 from model_assets import manifest
 from serving.engine import Architecture
@@ -73,7 +75,7 @@ def of_build(
 def _conversions(profile: Profile, sizes: Architecture) -> Iterator[str]:
     """Yields what would be written anew, with sizes."""
     # Here, because numpy takes a while and a build that has nothing to do needs none.
-    from engine_build import contents
+    from engine_build.weights import contents
 
     weights = profile.precision.weights
     if formats.converts(weights):

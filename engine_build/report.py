@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from engine_build import conversion, durable, ranks
+from engine_build import conversion, durable
 from engine_build.progress import Step
+from engine_build.proof import ranks
 from serving.engine import Engine, Gate
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine_build import arguments, fetch, formats, gate, gpus, overlay, plan, remedies
-from engine_build import profile as profiles
+from engine_build import fetch
 from engine_build.failure import BuildError, ExitCode
-from engine_build.plan import Plan
-from engine_build.profile import PrecisionChange, Profile
+from engine_build.profiles import arguments, formats, gpus, overlay, plan, remedies
+from engine_build.profiles import profile as profiles
+from engine_build.profiles.plan import Plan
+from engine_build.profiles.profile import PrecisionChange, Profile
+from engine_build.proof import gate
 from serving.engine import Architecture
 
 
@@ -90,7 +92,7 @@ def _check_ranks(profile: Profile, shape: Architecture) -> None:
     if profile.mesh.tensor_parallel == 1:
         return
     # Here, because numpy takes a while and a build that has nothing to do needs none.
-    from engine_build import layout
+    from engine_build.weights import layout
 
     layout.check(shape, profile.mesh.tensor_parallel, profile.mesh.expert_parallel)
     where = f"{profile.name}: mesh.tensor_parallel = {profile.mesh.tensor_parallel}"

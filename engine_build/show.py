@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from engine_build import durable, gate
+from engine_build import durable
 from engine_build.durable import Advance
 from engine_build.failure import BuildError
 from engine_build.place import State
+from engine_build.proof import gate
 from serving import engine
 from serving.engine import MANIFEST_NAME, Engine, EngineError
 
@@ -24,7 +25,7 @@ def verify(directory: Path, advance: Advance = durable.ignore) -> Engine:
     naming the first file that has changed.
     """
     # Here, because numpy takes a while and what only lists engines needs none.
-    from engine_build import contents
+    from engine_build.weights import contents
 
     found = engine.read(directory)
     try:
@@ -53,7 +54,7 @@ def table(directory: Path, found: Engine) -> Table:
 
 def _conversion(directory: Path, found: Engine) -> Iterator[tuple[str, str]]:
     # Here, because numpy takes a while and what only lists engines needs none.
-    from engine_build import quantise
+    from engine_build.weights import quantise
 
     path = f"{engine.CHECKPOINT_DIRECTORY}/{quantise.REPORT_NAME}"
     if any(file.path == path for file in found.files):

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from engine_build import durable, probe
+from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
+from engine_build.proof import probe
 from serving import engine
 from serving.engine import Engine
 from serving.errors import ServingError

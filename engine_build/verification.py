@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine_build import durable, golden, probe
+from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
+from engine_build.proof import golden, probe
 from engine_build.tune import Shape
 from serving.engine import Engine
 from serving.errors import ServingError

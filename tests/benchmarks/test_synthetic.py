@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from benchmarks import synthetic
-from engine_build import durable, inventory, tensors
-from engine_build.tensor_file import header
+from engine_build import durable
+from engine_build.weights import inventory, tensors
+from engine_build.weights.tensor_file import header
 from model_assets import manifest
 from serving.runtime.embedded.loading import load_model
 from tests.engine_build.checkpoints import SMALL

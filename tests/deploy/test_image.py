@@ -11,7 +11,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from engine_build import trtllm_fields
+from engine_build.profiles import trtllm_fields
 from tests.commands import REPOSITORY, bentoml
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

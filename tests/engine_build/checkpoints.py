@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine_build import durable, inventory, tensors
-from engine_build.tensor_file import Bytes, Spec, write
+from engine_build import durable
+from engine_build.weights import inventory, tensors
+from engine_build.weights.tensor_file import Bytes, Spec, write
 from model_assets.development.shape import Shape, config
 from model_assets.manifest import Checkpoint, CheckpointFile
 

@@ -13,9 +13,9 @@ from engine_build.assemble import Wanted
 from engine_build.build import Outcome, build
 from engine_build.fetch import Checkpoint
 from engine_build.place import State
-from engine_build.profile import Profile, load
+from engine_build.profiles.profile import Profile, load
 from engine_build.progress import Steps
-from engine_build.ranks import Comparison
+from engine_build.proof.ranks import Comparison
 from serving.engine import Architecture, Engine, Golden, Model
 from tests.engine_build.checkpoints import TINY, make
 

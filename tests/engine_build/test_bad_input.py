@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from engine_build import __main__ as command_line
-from engine_build import fetch, golden, tensors
+from engine_build import fetch
 from engine_build.failure import ExitCode
 from engine_build.place import State
-from engine_build.tensor_file import Spec, open_file, write
+from engine_build.proof import golden
+from engine_build.weights import tensors
+from engine_build.weights.tensor_file import Spec, open_file, write
 from serving import engine
 from serving.engine import Golden
 from tests.engine_build.checkpoints import TINY, describe, make

@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import contents, conversion, durable, layout, quantise, shard
+from engine_build import conversion, durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.report import Report
+from engine_build.weights import contents, layout, quantise, shard
 from serving import engine
 from tests.engine_build.scene import FIRST, Scene, furnish
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine_build import durable, fetch, profile
+from engine_build import durable, fetch
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import Compact, Given, Published
 from engine_build.place import State
+from engine_build.profiles import profile
 from engine_build.progress import Steps
 from serving.engine import RANKS_PATH
 from tests.engine_build.checkpoints import TINY, describe, make

@@ -6,7 +6,7 @@ import pytest
 
 from engine_build import durable, once
 from engine_build.once import Made
-from engine_build.tensor_file import Written
+from engine_build.weights.tensor_file import Written
 
 
 class Maker:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine_build import overlay, profile
 from engine_build.failure import BuildError, ExitCode
-from engine_build.profile import Profile
+from engine_build.profiles import overlay, profile
+from engine_build.profiles.profile import Profile
 from engine_build.settle import complete, make_plan, settle
 
 TRTLLM = [name for name in profile.names() if profile.load(name).runtime == "trtllm"]

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import gate, golden, questions, tune
+from engine_build import tune
 from engine_build.build import build
+from engine_build.proof import gate, golden, questions
 from engine_build.settle import settle
 from engine_build.tune import Shape
 from serving import engine

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import golden, verification
+from engine_build import verification
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS
+from engine_build.proof import golden
 from engine_build.tune import Shape
 from engine_build.verification import Report
 from serving import engine

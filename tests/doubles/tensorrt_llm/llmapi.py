@@ -1,5 +1,5 @@
 """Follows tensorrt_llm/llmapi: llm.py (`LLM`) and llm_args.py (`TorchLlmArgs`, which forbids what
-it does not know). The fields are those of engine_build/trtllm_fields.json.
+it does not know). The fields are those of engine_build/profiles/trtllm_fields.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tensorrt_llm.sampling_params import GuidedDecodingParams, SamplingParams
 
 __all__ = ["LLM", "GuidedDecodingParams", "SamplingParams"]
 
-_FIELDS = Path(__file__).parents[3] / "engine_build" / "trtllm_fields.json"
+_FIELDS = Path(__file__).parents[3] / "engine_build" / "profiles" / "trtllm_fields.json"
 
 
 def torch_llm_args() -> type[BaseModel]:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from engine_build import shard
+from engine_build.weights import shard
 from model_assets.development.shape import Shape, config
 from serving.engine import Architecture
 from serving.runtime.embedded.checkpoint import CheckpointError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine_build.quantise import quantise
+from engine_build.weights.quantise import quantise
 from serving.runtime.embedded.checkpoint import CheckpointError, open_tensors, read_config
 from serving.runtime.embedded.opening import open_model
 from serving.runtime.embedded.plan import Span

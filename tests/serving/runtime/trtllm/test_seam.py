@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine_build import arguments, gpus, overlay, profile
 from engine_build.manifest import compose
-from engine_build.profile import Profile
+from engine_build.profiles import arguments, gpus, overlay, profile
+from engine_build.profiles.profile import Profile
 from serving import engine
 from serving.engine import Model
 from serving.runtime import replay_engine

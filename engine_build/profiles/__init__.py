@@ -1,0 +1,1 @@
+"""What is to be built, for which GPUs, and whether it fits."""
