@@ -18,7 +18,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import profile
 from engine_build.profiles.profile import GateLimits, Profile
 from engine_build.progress import Steps
-from engine_build.proof import golden, probe, questions
+from engine_build.proof import golden_prompts, probe, questions
 from engine_build.proof.divergence import least_divergence
 from engine_build.proof.probe import Answer, Question
 from serving import engine
@@ -104,9 +104,9 @@ def choose(asked: Profile, wanted: Wanted, bench: Bench, room: Path) -> Choice:
         if draft.precision == reference:  # there is nothing to compare
             return Choice(_accept(draft, wanted, reference, found, bench.work), None)
         places = places or _reference_positions(wanted, bench, room)
-        asked_golden = golden.prompts(bench.work / engine.RANKS_PATH)
+        asked_golden = golden_prompts.prompts(bench.work / engine.RANKS_PATH)
         contexts = [Question(place.context) for place in places]
-        greedy = [Question(tuple(one), golden.MAX_TOKENS) for one in asked_golden.values()]
+        greedy = [Question(tuple(one), golden_prompts.MAX_TOKENS) for one in asked_golden.values()]
         with bench.steps.step(f"Asking the engine for {len(contexts)} next tokens"):
             told = wanted.ask(bench.work, contexts + greedy)
         found.append(compare(draft.precision, places, told[: len(places)], wanted.limits))

@@ -12,52 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine_build.failure import BuildError, ExitCode
+from engine_build.proof import golden_prompts, ranks
 from serving import engine
 from serving.engine import Engine, Golden
-from serving.harmony.conversation import Conversation, FunctionTool, System, User
-from serving.harmony.render import render
-from serving.harmony.vocabulary import CALL, RETURN, Vocabulary, VocabularyError
 from serving.job import Sampling
 from serving.runtime.contract import Runtime
 from serving.runtime.host import RUNTIMES, Loadable
 from serving.runtime.messages import Generate
 from serving.runtime.process import ENVIRONMENT
 
-MAX_TOKENS = 48
-STOP = (RETURN, CALL)
-"""The tokens that end an answer."""
-WEATHER = FunctionTool(
-    name="get_current_weather",
-    description="Returns the weather of a city.",
-    parameters={
-        "type": "object",
-        "properties": {"location": {"type": "string"}},
-        "required": ["location"],
-    },
-)
-CONVERSATIONS = {
-    "greeting": Conversation(system=System(reasoning_effort="low"), turns=(User(text="Hello!"),)),
-    "fact": Conversation(system=System(), turns=(User(text="What is the capital of France?"),)),
-    "tool": Conversation(
-        system=System(current_date="2026-01-31"),
-        turns=(User(text="What is the weather in Paris?"),),
-        tools=(WEATHER,),
-    ),
-}
-
-
-def prompts(ranks: Path) -> dict[str, list[int]]:
-    """Returns the token ids of every golden prompt by name, in a fixed order."""
-    try:
-        vocabulary = Vocabulary.load(ranks)
-    except VocabularyError as error:
-        raise BuildError(ExitCode.DATA, str(error)) from None
-    return {name: render(talk, vocabulary) for name, talk in CONVERSATIONS.items()}
-
 
 def record(directory: Path, built: Engine) -> tuple[Golden, ...]:
     """Returns the greedy answers of the engine in a directory to the golden prompts."""
-    asked = prompts(directory / engine.RANKS_PATH)
+    asked = golden_prompts.prompts(directory / engine.RANKS_PATH)
     answers = _answer(directory, built, list(asked.values()))
     return tuple(
         Golden(name=name, prompt=tuple(prompt), tokens=tuple(tokens))
@@ -90,9 +57,6 @@ def _answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[
     """Returns the greedy tokens for each prompt. The prompts run one after the other, so that an
     answer does not depend on its neighbours."""
     if built.runtime == "embedded" and built.mesh.tensor_parallel > 1:
-        # Here, because ranks takes the prompts from this module.
-        from engine_build.proof import ranks
-
         return ranks.answer(directory, built, asked)
     runtime = _load(directory, built)
     try:
@@ -102,7 +66,9 @@ def _answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[
 
 
 def _generate(runtime: Runtime, number: int, prompt: list[int]) -> list[int]:
-    sampling = Sampling(max_tokens=MAX_TOKENS, temperature=0.0, stop_token_ids=STOP)
+    sampling = Sampling(
+        max_tokens=golden_prompts.MAX_TOKENS, temperature=0.0, stop_token_ids=golden_prompts.STOP
+    )
     runtime.submit(Generate(id=number, prompt=prompt, sampling=sampling))
     tokens: list[int] = []
     while runtime.busy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine_build.failure import BuildError, ExitCode
-from engine_build.proof import golden
+from engine_build.proof import golden_prompts
 from serving.harmony.conversation import Conversation, Developer, System, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import Vocabulary, VocabularyError
@@ -44,5 +44,5 @@ def prompts(ranks: Path) -> dict[str, list[int]]:
         vocabulary = Vocabulary.load(ranks)
     except VocabularyError as error:
         raise BuildError(ExitCode.DATA, str(error)) from None
-    asked = golden.CONVERSATIONS | CONVERSATIONS
+    asked = golden_prompts.CONVERSATIONS | CONVERSATIONS
     return {name: render(talk, vocabulary) for name, talk in asked.items()}

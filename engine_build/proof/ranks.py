@@ -18,7 +18,7 @@ import msgspec
 
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import REPOSITORY
-from engine_build.proof import golden
+from engine_build.proof import golden_prompts
 from serving import engine
 from serving.engine import CHECKPOINT_DIRECTORY, Engine
 from serving.runtime.process import ENVIRONMENT
@@ -68,7 +68,7 @@ def compare(directory: Path, whole: Path, built: Engine) -> Comparison:
     """
     import numpy as np
 
-    asked = list(golden.prompts(directory / engine.RANKS_PATH).values())
+    asked = list(golden_prompts.prompts(directory / engine.RANKS_PATH).values())
     with tempfile.TemporaryDirectory(prefix="ranks-") as name:
         one, many = Path(name) / "whole", Path(name) / "ranks"
         alone = Task(
@@ -77,7 +77,7 @@ def compare(directory: Path, whole: Path, built: Engine) -> Comparison:
             activations="float32",
             prompts=asked,
             max_tokens=COMPARED_TOKENS,
-            stop=golden.STOP,
+            stop=golden_prompts.STOP,
             logits=True,
         )
         (said,) = _run(alone, one)
@@ -110,8 +110,8 @@ def answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[l
         ranks=built.mesh.tensor_parallel,
         activations=built.precision.activations,
         prompts=list(asked),
-        max_tokens=golden.MAX_TOKENS,
-        stop=golden.STOP,
+        max_tokens=golden_prompts.MAX_TOKENS,
+        stop=golden_prompts.STOP,
     )
     with tempfile.TemporaryDirectory(prefix="ranks-") as name:
         return list(_run(task, Path(name))[0].tokens)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine_build.weights.calibration import Probe
 from serving.runtime.embedded.experts import Experts
 from serving.runtime.embedded.kv_store import KvStore
 from serving.runtime.embedded.loading import load_model
@@ -34,7 +33,9 @@ class _Watched(Experts):
         return Experts.__call__(self, x)
 
 
-def probe(checkpoint: Path, longest_tokens: int, dtype: torch.dtype = torch.float32) -> Probe:
+def probe(
+    checkpoint: Path, longest_tokens: int, dtype: torch.dtype = torch.float32
+) -> Callable[[Sequence[int]], Iterator[tuple[str, float]]]:
     """Returns a probe of a checkpoint, for prompts of up to `longest_tokens`, on the CPU."""
     device = torch.device("cpu")
     seen: dict[str, float] = {}

@@ -13,7 +13,7 @@ import pytest
 
 from engine_build import tune
 from engine_build.build import build
-from engine_build.proof import gate, golden, questions
+from engine_build.proof import gate, golden_prompts, questions
 from engine_build.settle import settle
 from engine_build.tune import Shape
 from serving import engine
@@ -36,7 +36,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     (packages / "torch.py").write_text(TORCH)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(DOUBLES)]))
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [3, 0, 1]})
-    monkeypatch.setattr(golden, "prompts", lambda _ranks: {"greeting": [3, 0, 1]})
+    monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [3, 0, 1]})
     made = furnish(tmp_path / "scene")
     made.runtime_version = "1.4.0rc1"
     made.architecture = msgspec.structs.replace(made.architecture, vocab_size=201_088)

@@ -19,7 +19,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS, Compact, choose
 from engine_build.place import State
 from engine_build.profiles.profile import GateLimits, Precision, Profile, load
-from engine_build.proof import gate, golden, probe, questions
+from engine_build.proof import gate, golden, golden_prompts, probe, questions
 from engine_build.proof.probe import Answer, Question
 from engine_build.report import Report
 from engine_build.settle import settle
@@ -77,7 +77,7 @@ def run(scene: Scene, pretended: Pretended, fallback: str | None = None) -> Engi
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [1, 2], "two": [3]})
-    monkeypatch.setattr(golden, "prompts", lambda _ranks: {"greeting": [4, 5]})
+    monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [4, 5]})
     return furnish(tmp_path)
 
 
@@ -246,8 +246,9 @@ def test_int8_weights_are_compared_with_the_published_ones(tmp_path: Path) -> No
     (found,) = built.gate.comparisons
     assert found.passed
     # Other numbers were compared, and near ones.
-    assert 0 < found.largest_divergence < 0.01
-    assert [one.name for one in built.golden] == list(golden.CONVERSATIONS)
+    assert found.largest_divergence
+    assert found.largest_divergence < 0.01
+    assert [one.name for one in built.golden] == list(golden_prompts.CONVERSATIONS)
     assert all(one.tokens for one in built.golden)
     golden.check(state.engine(built.name), built)
     assert not state.reference(built.name).exists()

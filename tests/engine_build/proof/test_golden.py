@@ -9,7 +9,7 @@ import pytest
 
 import model_assets
 from engine_build.failure import BuildError, ExitCode
-from engine_build.proof import golden
+from engine_build.proof import golden, golden_prompts
 from serving import engine
 from serving.engine import Engine
 from serving.harmony.vocabulary import CALL, RETURN
@@ -39,7 +39,7 @@ def test_the_answers_are_recorded_with_their_prompts(tmp_path: Path) -> None:
 def test_an_answer_ends_at_a_call_or_when_it_is_long(tmp_path: Path) -> None:
     assert golden.record(tmp_path, play(tmp_path, Tokens(ids=(CALL, 1))))[0].tokens == (CALL,)
     long = golden.record(tmp_path, play(tmp_path, Tokens(ids=tuple(range(100)))))
-    assert len(long[0].tokens) == golden.MAX_TOKENS
+    assert len(long[0].tokens) == golden_prompts.MAX_TOKENS
 
 
 def test_the_same_engine_passes_and_another_answer_is_placed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
-from engine_build.proof import golden, ranks
+from engine_build.proof import golden, golden_prompts, ranks
 from engine_build.report import Report
 from serving import engine
 from serving.runtime.embedded.runtime import EmbeddedRuntime
@@ -26,7 +26,7 @@ def prompts() -> Iterator[None]:
     """Golden prompts of the tiny model's ten tokens."""
     asked = {"one": [1, 2, 3], "two": [4] * 40}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(golden, "prompts", lambda _ranks: asked)
+        patched.setattr(golden_prompts, "prompts", lambda _ranks: asked)
         yield
 
 
@@ -46,7 +46,7 @@ def test_the_ranks_say_what_the_whole_model_says(scene: Scene) -> None:
     assert compared.ranks == 2
     assert compared.positions == 2 * ranks.COMPARED_TOKENS
     assert compared.largest_difference < 1e-5
-    assert [len(one.tokens) for one in built.golden] == [golden.MAX_TOKENS] * 2
+    assert [len(one.tokens) for one in built.golden] == [golden_prompts.MAX_TOKENS] * 2
 
 
 def test_the_ranks_of_int8_weights_say_what_those_say_in_one_piece(tmp_path: Path) -> None:
