@@ -11,6 +11,7 @@ import httpx
 import openai
 import pydantic
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
 from serving import engine
 from tests.commands import Served, run, serve
@@ -146,6 +147,28 @@ def test_a_call_is_forced_and_its_arguments_fit_also_in_a_stream(
         else:
             assert names == ["get_weather"]
             assert set(arguments) == {"city", "unit"}
+
+
+def test_a_tool_is_called_and_its_result_is_told(served: Served) -> None:
+    location = {"type": "string", "description": "City and country e.g. Bogotá, Colombia"}
+    tools = [strict("get_weather", location=location)]
+    asked: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as client:
+        first = client.chat.completions.create(
+            model=MODEL, messages=asked, tools=tools, temperature=0
+        ).choices[0]
+        assert first.finish_reason == "tool_calls"
+        (call,) = first.message.tool_calls or []
+        assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+        assert call.function.name == "get_weather"
+        assert json.loads(call.function.arguments) == {"location": "Paris"}
+        asked.append(first.message.to_dict())
+        asked.append({"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 14}'})
+        second = client.chat.completions.create(
+            model=MODEL, messages=asked, tools=tools, temperature=0
+        ).choices[0]
+    assert second.finish_reason == "stop"
+    assert "14 degrees" in (second.message.content or "")
 
 
 async def test_bound_and_free_streams_run_beside_each_other(served: Served) -> None:
