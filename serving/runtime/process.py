@@ -101,7 +101,8 @@ class EngineProcess:
         # Not Popen's own kill: it would collect a process that has just ended before the thread.
         with self._collecting:
             if not self._collected:
-                os.kill(self._process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # Something else collected it.
+                    os.kill(self._process.pid, signal.SIGKILL)
 
     def _collect(self) -> None:
         """Waits for the end. The id stays taken until `wait`, so it is no other's when used."""

@@ -157,3 +157,18 @@ async def test_the_end_is_told_however_often_and_early_it_is_killed(
             await asyncio.sleep(0)
         end.close()
         assert process.exited.result() in (3, -signal.SIGKILL)
+
+
+async def test_kill_is_harmless_when_something_else_has_collected_the_process(
+    process: EngineProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.kill
+
+    def collected(process_id: int, number: int) -> None:
+        """Stands in for a kill that comes when the id is nobody's any more."""
+        real(process_id, number)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", collected)
+    process.kill()
+    assert await process.wait(WAIT_SECONDS) is not None
