@@ -5,6 +5,7 @@ Limits come through the validation context. Numbers and strings are not converte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -136,6 +137,22 @@ def at_most(value: list[Any], most: int, what: str) -> list[Any]:
             "too_long", "may have {n} {what} at most", {"n": most, "what": what}
         )
     return value
+
+
+def texts_or_tokens(value: Any, kind: str, most: int, check: Callable[[Any], None]) -> list[Any]:
+    """Returns a text, a list of token ids, or a list of either, as a list of one sort.
+
+    `check` raises for what cannot be one item. Raises a validation error of type `kind` for mixed
+    sorts, and for more than `most` of them.
+    """
+    several = isinstance(value, list) and bool(value) and type(value[0]) is not int
+    items: list[Any] = value if several else [value]
+    at_most(items, most, f"{kind}s")
+    for item in items:
+        check(item)
+    if any(type(item) is not type(items[0]) for item in items):
+        raise PydanticCustomError(kind, "must be all texts or all lists of token ids")
+    return items
 
 
 def stop_strings(value: Any, limits: Limits) -> list[str]:

@@ -12,10 +12,10 @@ from serving.api.sampling_schema import (
     DENIED_FIELDS,
     ModelName,
     SamplingFields,
-    at_most,
     at_most_number,
     limits_of,
     refuse_denied,
+    texts_or_tokens,
 )
 from serving.harmony.vocabulary import SIZE
 
@@ -55,14 +55,7 @@ class CompletionRequest(SamplingFields):
     def _prompts(cls, value: Any, info: ValidationInfo) -> list[Prompt] | None:
         if value is None:
             return None
-        several = isinstance(value, list) and bool(value) and type(value[0]) is not int
-        prompts: list[Any] = value if several else [value]
-        at_most(prompts, limits_of(info).prompts, "prompts")
-        for prompt in prompts:
-            check_prompt(prompt)
-        if any(type(prompt) is not type(prompts[0]) for prompt in prompts):
-            raise PydanticCustomError("prompt", "must be all texts or all lists of token ids")
-        return prompts
+        return texts_or_tokens(value, "prompt", limits_of(info).prompts, check_prompt)
 
     @field_validator("logprobs")
     @classmethod

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from pydantic_core import PydanticCustomError
 
 from serving.api.fields import Loose
-from serving.api.sampling_schema import Label, ModelName, at_most, limits_of, refuse_denied
+from serving.api.sampling_schema import Label, ModelName, limits_of, refuse_denied, texts_or_tokens
 from serving.runtime.encoder.messages import Input
 
 DENIED_FIELDS = frozenset(
@@ -49,14 +49,7 @@ class EmbeddingsRequest(Loose):
     )
     @classmethod
     def _inputs(cls, value: Any, info: ValidationInfo) -> list[Input]:
-        several = isinstance(value, list) and bool(value) and type(value[0]) is not int
-        inputs: list[Any] = value if several else [value]
-        at_most(inputs, limits_of(info).embedding_inputs, "inputs")
-        for item in inputs:
-            _check(item)
-        if any(type(item) is not type(inputs[0]) for item in inputs):
-            raise PydanticCustomError("input", "must be all texts or all lists of token ids")
-        return inputs
+        return texts_or_tokens(value, "input", limits_of(info).embedding_inputs, _check)
 
     @field_validator("truncate_prompt_tokens")
     @classmethod
