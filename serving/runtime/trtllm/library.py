@@ -1,8 +1,10 @@
 """What is used of TensorRT-LLM, and the only place in `serving` that imports it.
 
-Signatures read in the public source, mid to late 2026: tensorrt_llm/llmapi/llm.py (1.3.0rc, with
-`priority`, `cache_salt` and `get_kv_cache_capacity`) and tensorrt_llm/executor/result.py at
-c2908f580b2c, a tree after 1.3.0rc26; executor/base_worker.py at 000bd1a6c323, later still.
+The constructor is as in NVIDIA's reference of 1.4.0rc1, the methods and what `Completion` has as in
+that of 1.3.0rc29, three weeks older (tests/serving/runtime/trtllm/calls.json). What no reference
+tells was read in the source: tensorrt_llm/executor/result.py at c2908f580b2c, between 1.3.0rc27
+and 1.3.0rc29, for `cached_tokens` and what iterating does; executor/base_worker.py at 000bd1a6c323,
+later still; `_check_health` in llmapi/llm.py of mid-2026.
 """
 
 from __future__ import annotations

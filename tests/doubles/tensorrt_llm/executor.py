@@ -230,7 +230,11 @@ class Engine:
         result = GenerationResult(self._ids, prompt, parameters, self)
         room = self._max_seq_len - len(prompt)
         if room <= 0:
-            raise RequestError(f"`default_max_tokens` ({room}) must be greater than 0")
+            # In 1.4.0rc1 the context's capacity and the prompt's length (pull request 19457); the
+            # words are not theirs.
+            raise RequestError(
+                f"The context holds {self._max_seq_len} tokens, the prompt has {len(prompt)}"
+            )
         names = {token: name for name, token in FAULTS.items()}
         fault = names.get(prompt[1], "") if len(prompt) > 1 else ""
         if fault == "refused":
