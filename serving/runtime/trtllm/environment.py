@@ -20,15 +20,15 @@ _CACHES = {
     "TRITON_CACHE_DIR": "triton",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
     "CUTE_DSL_CACHE_DIR": "cute_dsl",
-    "DG_JIT_CACHE_DIR": "deep_gemm",
     "TRTLLM_DG_CACHE_DIR": "trtllm_deep_gemm",
     "CUDA_CACHE_PATH": "cuda",
 }
 """Where each kind of tuned or compiled code is kept, below the engine's cache directory."""
 
-_ALONE = {"FLASHINFER_WORKSPACE_BASE": "flashinfer"}
+_ALONE = {"FLASHINFER_WORKSPACE_BASE": "flashinfer", "DG_JIT_CACHE_DIR": "deep_gemm"}
 """Kept there only with one rank: ranks that compile one kernel at once break each other's, so
-TensorRT-LLM gives each rank a place of its own (pull requests 17233 and 18278)."""
+TensorRT-LLM gives each rank a place of its own, unless these are set (pull requests 17233 and 18278
+for FlashInfer; TRTLLM_DEEP_GEMM_CACHE_PER_PROCESS, on by default, for DeepGEMM)."""
 
 
 def variables(directory: Path, ranks: int) -> dict[str, str]:

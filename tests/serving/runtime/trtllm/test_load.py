@@ -126,18 +126,20 @@ def test_caches_are_the_engines_and_telemetry_is_off(
     assert variables["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "inductor")
     assert variables["TRITON_CACHE_DIR"] == "/elsewhere"
     assert variables["TRTLLM_NO_USAGE_STATS"] == "1"
-    # Two ranks: TensorRT-LLM gives each its own place for what FlashInfer compiles.
+    # Two ranks: TensorRT-LLM gives each its own place for what FlashInfer and DeepGEMM compile.
     assert "FLASHINFER_WORKSPACE_BASE" not in variables
+    assert "DG_JIT_CACHE_DIR" not in variables
     # MPI's workers get them as an argument.
     running: Any = runtime._llm
     assert running.args["env_overrides"] == variables | {"TRTLLM_ENABLE_PDL": 1}
     runtime.close()
 
 
-def test_one_rank_keeps_what_flashinfer_compiles(tmp_path: Path) -> None:
+def test_one_rank_keeps_what_flashinfer_and_deep_gemm_compile(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     kept = environment.variables(tmp_path, ranks=1)
     assert kept["FLASHINFER_WORKSPACE_BASE"] == str(tmp_path.resolve() / "cache" / "flashinfer")
+    assert kept["DG_JIT_CACHE_DIR"] == str(tmp_path.resolve() / "cache" / "deep_gemm")
 
 
 def test_an_engine_without_a_cache_leaves_the_libraries_defaults(tmp_path: Path) -> None:
