@@ -4,8 +4,9 @@ Sources of the rules, read in 2026: which expert backend runs where, `ModelConfi
 .resolve_moe_backend` and fused_moe_triton.py; which number format an MXFP4 checkpoint is run in,
 `get_mxfp4_quant_algo` and OVERRIDE_QUANT_ALGO of _torch/model_config.py; sinks need the attention
 backend TRTLLM (issue 13166); a request's priority counts only with the waiting queue `priority`
-(pull request 12362). TRITON is deprecated since September 2026 and promised for three months more
-(pull request 19035); CUTLASS is its successor on Hopper and "performance may differ".
+(pull request 12362); a block's tokens are a power of two (features/kvcache of 1.4.0rc1). TRITON is
+deprecated since September 2026 and promised for three months more (pull request 19035); CUTLASS is
+its successor on Hopper and "performance may differ".
 """
 
 from __future__ import annotations
@@ -117,6 +118,13 @@ def _kv_cache(profile: Profile, gpu: Gpu) -> dict[str, Any]:
             f"capability {gpu.compute_capability}; FP8 begins with "
             f"{FIRST_FP8 // 10}.{FIRST_FP8 % 10})",
             "Give auto",
+        )
+    if held.block_tokens < 2 or held.block_tokens.bit_count() != 1:
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"{profile.name}: kv_cache.block_tokens = {held.block_tokens}: TensorRT-LLM takes "
+            "powers of two greater than 1",
+            "Give 32, its default",
         )
     size: dict[str, Any] = {"max_tokens": held.max_tokens}
     if held.max_tokens is None:

@@ -183,6 +183,8 @@ def test_an_argument_that_cannot_be_meant_is_named(
             "begins with 8.9)",
         ),
         ("gpt-oss-120b-2xh200", {"precision": {"kv_cache": "int8"}}, "precision.kv_cache = int8"),
+        ("gpt-oss-120b-2xh200", {"kv_cache": {"block_tokens": 48}}, "powers of two"),
+        ("gpt-oss-120b-2xh200", {"kv_cache": {"block_tokens": 1}}, "powers of two"),
     ],
 )
 def test_what_does_not_run_on_the_gpu_is_refused(
