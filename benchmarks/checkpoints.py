@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
+from engine_build.weights.quantise import quantise
+
 # Root mean square of the sixteen E2M1 values; what it takes to scale random codes to a variance.
 E2M1_RMS = 2.92
 # Exponent that the scale byte 0 stands for (OCP Microscaling Formats 1.0, E8M0).
@@ -94,6 +96,16 @@ def ensure(shape: Shape, root: Path) -> Path:
     write(shape, partial)
     partial.rename(directory)
     return directory
+
+
+def int8(checkpoint: Path) -> Path:
+    """Returns the directory of what the engine build makes of a checkpoint in INT8, beside it.
+
+    What is there already is kept.
+    """
+    target = checkpoint.with_name(checkpoint.name + "-int8")
+    quantise(checkpoint, target, "int8", checkpoint.name, workers=1)
+    return target
 
 
 def write(shape: Shape, directory: Path) -> None:

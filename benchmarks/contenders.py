@@ -133,6 +133,8 @@ class Transformers:
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {
     "embedded": Embedded,
+    # The same with another checkpoint.
+    "embedded-int8": Embedded,
     # As it comes, which is with whole prompts of up to 8,192 tokens in one step; but its cache is
     # not let to take nine tenths of the machine's memory.
     "transformers": partial(Transformers, num_blocks=CACHE_TOKENS // 256),

@@ -1,7 +1,9 @@
 """The embedded runtime against transformers' continuous batching, on one checkpoint in one run.
 
 transformers takes part twice: as it comes, which the goals refer to, and with the chunk, the block
-and the process environment of the embedded runtime. All are loaded at once, each in its
+and the process environment of the embedded runtime. So does the embedded runtime: with the
+checkpoint's weights in bfloat16, and with what the engine build makes of them in INT8, which are
+attention's matrices and the LM head. All are loaded at once, each in its
 own process with the same number of threads, and take turns, A B C, A B C, figure by figure, so
 that what else the machine does hits all. Reported are medians of the repetitions, the medians of
 the ratios within a turn, and the fraction of what the machine's memory and matrix units allow.
@@ -19,7 +21,7 @@ import torch
 from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks import limits, report
-from benchmarks.checkpoints import SMALL, Shape, ensure
+from benchmarks.checkpoints import SMALL, Shape, ensure, int8
 from benchmarks.contenders import BATCH
 from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker
@@ -33,8 +35,9 @@ LONG_PROMPT_TOKENS = 4096
 COMPARED_TOKENS = 32
 COMPARED_LENGTHS = (5, 37, 300, 700)
 
-OWN, PEER, TUNED = "embedded", "transformers", "transformers-tuned"
-PLAYERS = (OWN, PEER, TUNED)
+OWN, CODED, PEER, TUNED = "embedded", "embedded-int8", "transformers", "transformers-tuned"
+PLAYERS = (OWN, CODED, PEER, TUNED)
+PEERS = (PEER, TUNED)
 SINGLE = "decode, 1 stream (tok/s)"
 MANY = f"decode, {BATCH} streams (tok/s)"
 PREFILL = f"prefill, {LONG_PROMPT_TOKENS} tokens (tok/s)"
@@ -44,6 +47,7 @@ RATES = (SINGLE, MANY, PREFILL)
 TIMES = (COLD, CACHED)
 FIGURES = (*RATES, *TIMES)
 WANTED = {SINGLE: 4.0, MANY: 4.0, PREFILL: 12.0}
+WANTED_CODED = {SINGLE: 1.5, MANY: 1.0}
 WANTED_CACHED = 20.0
 
 Measured = dict[str, dict[str, list[float]]]
@@ -63,9 +67,10 @@ def main() -> None:
     """Measures, prints and keeps the result."""
     machine = report.machine()
     checkpoint = ensure(SMALL, report.CHECKPOINTS)
+    read = dict.fromkeys(PLAYERS, checkpoint) | {CODED: int8(checkpoint)}
     with ExitStack() as stack:
         players = {
-            name: stack.enter_context(Worker(name, checkpoint, THREADS, as_engine=name != PEER))
+            name: stack.enter_context(Worker(name, read[name], THREADS, as_engine=name != PEER))
             for name in PLAYERS
         }
         measured = compare(SMALL, REPETITIONS, players)
@@ -165,9 +170,12 @@ def result(
         PREFILL: limits.prefill_tokens_per_second(shape, best, LONG_PROMPT_TOKENS),
     }
     rows = [_row(figure, measured, bounds) for figure in FIGURES]
-    memory = [peak_bytes[name] / 1e6 for name in PLAYERS]
-    less = [f"{megabytes / memory[0]:.2f}" for megabytes in memory[1:]]
-    rows.append(("peak memory (MB)", *(f"{value:.0f}" for value in memory), *less, ""))
+    memory = [f"{peak_bytes[name] / 1e6:.0f}" for name in PLAYERS]
+    less = [peak_bytes[name] / peak_bytes[OWN] for name in PEERS]
+    less.append(peak_bytes[OWN] / peak_bytes[CODED])
+    rows.append(("peak memory (MB)", *memory, *(f"{ratio:.2f}" for ratio in less), ""))
+    coded_bound = limits.decode_tokens_per_second(shape, best, 1, PROMPT_TOKENS, dense_bytes=1.0)
+    of_coded_bound = median(measured[CODED][SINGLE]) / coded_bound
     goals = [
         report.Goal(
             what=f"{figure}, times transformers",
@@ -176,6 +184,14 @@ def result(
         )
         for figure, wanted in WANTED.items()
     ]
+    goals.extend(
+        report.Goal(
+            what=f"{figure}, INT8 times bfloat16",
+            value=_ratio(measured[CODED][figure], measured[OWN][figure]),
+            wanted=wanted,
+        )
+        for figure, wanted in WANTED_CODED.items()
+    )
     goals.append(
         report.Goal(
             what="cached 4k prefix, first token sooner than cold, times",
@@ -186,7 +202,7 @@ def result(
     return report.Result(
         name="embedded",
         title="Embedded runtime and transformers' continuous batching",
-        columns=("", *PLAYERS, "ratio", "to tuned", "of the limit"),
+        columns=("", *PLAYERS, "ratio", "to tuned", "INT8 to bf16", "of the limit"),
         rows=tuple(rows),
         goals=tuple(goals),
         notes=(
@@ -196,6 +212,8 @@ def result(
             f"checkpoint: hidden {shape.hidden_size}, {shape.num_layers} layers, "
             f"{shape.num_experts} experts, vocabulary {shape.vocab_size}",
             agreed,
+            "ratios are of the embedded runtime in bfloat16 to transformers, and of INT8 to it; "
+            f"with INT8, decoding 1 stream reaches {of_coded_bound:.0%} of its own limit",
             f"limit: {best.bytes_per_second / 1e9:.1f} GB/s and "
             f"{best.operations_per_second / 1e9:.0f} GFLOP/s measured in this run",
             "transformers has no prefix cache for this architecture: its cached prompt is computed",
@@ -211,9 +229,10 @@ def result(
 
 
 def _row(figure: str, measured: Measured, bounds: dict[str, float]) -> tuple[str, ...]:
-    """Returns a line of the table; ratios above 1 are in the embedded runtime's favour."""
+    """Returns a line of the table; ratios above 1 are in favour of the embedded runtime or INT8."""
     own = measured[OWN][figure]
-    ratios = [_ratio(own, measured[peer][figure]) for peer in PLAYERS[1:]]
+    ratios = [_ratio(own, measured[peer][figure]) for peer in PEERS]
+    ratios.append(_ratio(measured[CODED][figure], own))
     if figure in TIMES:
         ratios = [1.0 / ratio for ratio in ratios]
     return (

@@ -47,16 +47,21 @@ def measure(
 
 
 def decode_tokens_per_second(
-    shape: Shape, limits: Limits, batch: int, context_tokens: int = 0
+    shape: Shape,
+    limits: Limits,
+    batch: int,
+    context_tokens: int = 0,
+    dense_bytes: float = 2.0,
 ) -> float:
     """Returns the tokens a second of a batch that reads each weight it needs once a step.
 
+    A weight of attention and of the LM head takes `dense_bytes`.
     Experts are counted as if tokens chose them evenly: count * (1 - (1 - k / count) ** batch).
     Keys and values are read in bfloat16, in sliding layers only as far as the window.
     """
     share = 1.0 - (1.0 - shape.experts_per_token / shape.num_experts) ** batch
     experts = shape.num_layers * shape.num_experts * share * shape.expert_bytes
-    dense = 2.0 * (shape.num_layers * shape.attention_weights + shape.head_weights)
+    dense = dense_bytes * (shape.num_layers * shape.attention_weights + shape.head_weights)
     seconds_memory = (
         experts + dense + batch * _cache_bytes(shape, context_tokens)
     ) / limits.bytes_per_second

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import embedded, report
-from benchmarks.checkpoints import SMALL, TINY, ensure
+from benchmarks.checkpoints import SMALL, TINY, ensure, int8
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.embedded import CACHED, COLD, MANY, OWN, PEER, PREFILL, SINGLE, TUNED
+from benchmarks.embedded import CACHED, CODED, COLD, MANY, OWN, PEER, PREFILL, SINGLE, TUNED
 from benchmarks.limits import Limits
 from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker, WorkerError
@@ -36,6 +36,7 @@ class Steady:
 def test_figures_ratios_and_goals_follow_from_the_timelines() -> None:
     players = {
         OWN: Steady(0.001),
+        CODED: Steady(0.0008),
         PEER: Steady(0.004, wrong_after=20),
         TUNED: Steady(0.002),
     }
@@ -53,10 +54,12 @@ def test_figures_ratios_and_goals_follow_from_the_timelines() -> None:
     found = embedded.result(
         SMALL, measured, agreed, dict.fromkeys(players, 10**9), report.machine(), Limits(44e9, 8e11)
     )
-    assert [round(goal.value, 3) for goal in found.goals] == [4.0, 4.0, 4.0, 100.0]
-    assert [goal.met for goal in found.goals] == [True, True, False, True]
-    assert found.rows[0] == (SINGLE, "1000 (±0%)", "250 (±0%)", "500 (±0%)", "4.00", "2.00", "255%")
-    assert found.rows[4][4:6] == ("4.00", "2.00")
+    assert [round(goal.value, 3) for goal in found.goals] == [4.0, 4.0, 4.0, 1.25, 1.25, 100.0]
+    assert [goal.met for goal in found.goals] == [True, True, False, False, True, True]
+    rates = ("1000 (±0%)", "1250 (±0%)", "250 (±0%)", "500 (±0%)")
+    assert found.rows[0] == (SINGLE, *rates, "4.00", "2.00", "1.25", "255%")
+    assert found.rows[4][5:8] == ("4.00", "2.00", "1.25")
+    assert found.rows[5][1:] == ("1000",) * 4 + ("1.00",) * 3 + ("",)
     assert agreed in found.notes
 
 
@@ -80,6 +83,18 @@ def test_both_engines_give_the_same_tokens_and_a_time_for_each(tmp_path: Path) -
             assert times == sorted(times)
         tokens.append(found.tokens)
     assert tokens[0] == tokens[1]
+
+
+def test_the_engine_builds_int8_is_another_checkpoint_of_the_same_model(tmp_path: Path) -> None:
+    checkpoint = ensure(TINY, tmp_path)
+    coded = int8(checkpoint)
+    before = {path: path.stat().st_mtime_ns for path in coded.glob("*.safetensors")}
+    contender: Contender = CONTENDERS[CODED]()
+    contender.load(coded, "bfloat16")
+    assert len(contender.generate([[1, 2, 3]], 4).tokens[0]) == 4
+    contender.close()
+    assert int8(checkpoint) == coded
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_worker_answers_from_a_process_of_its_own(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def test_one_stream_reads_the_head_and_the_active_body() -> None:
     # 103.0 MB of LM head, 6.3 MB of experts (4 of 8 in 4 layers), 2.6 MB of attention.
     rate = limits.decode_tokens_per_second(SMALL, FAST_UNITS, 1)
     assert rate == pytest.approx(44e9 / (102.96e6 + 6.29e6 + 2.62e6), rel=0.005)
+    coded = limits.decode_tokens_per_second(SMALL, FAST_UNITS, 1, dense_bytes=1.0)
+    assert coded == pytest.approx(44e9 / (51.48e6 + 6.29e6 + 1.31e6), rel=0.005)
 
 
 def test_a_batch_shares_what_it_reads() -> None:

@@ -14,7 +14,7 @@ from serving.runtime.embedded.experts import Experts, GroupedBank, LoopedBank, S
 from serving.runtime.embedded.linear import Linear, packs
 from serving.runtime.embedded.model import Layer, Model, norm
 from serving.runtime.embedded.rope import Rotary
-from serving.runtime.embedded.weights import Affine, LayerWeights, Weights
+from serving.runtime.embedded.weights import Affine, LayerWeights, Projection, Weights, plain
 
 # A layer's experts are held a second time, in one piece, when they are smaller than this.
 MOST_JOINT_BYTES = 8 << 20
@@ -75,7 +75,7 @@ class Loader:
                 for index in range(config.num_layers)
             ),
             final_norm=norm(weights.final_norm(), config.rms_norm_eps, self._device),
-            head=Linear(weights.head(), None, packed=self._packed),
+            head=Linear(plain(weights.head(), self._dtype), None, packed=self._packed),
             rotary=Rotary(config.rope, config.head_dim, self._device),
             causal=causal_mask(sizes, self._dtype, self._device).view(1, sizes.tile_rows, 1, -1),
             dtype=self._dtype,
@@ -98,8 +98,8 @@ class Loader:
             ),
         )
 
-    def _linear(self, affine: Affine) -> Linear:
-        return Linear(affine.weight, affine.bias, packed=self._packed)
+    def _linear(self, part: Affine | Projection) -> Linear:
+        return Linear(plain(part.weight, self._dtype), part.bias, packed=self._packed)
 
     def _bank(self, gate_up: Affine, down: Affine) -> LoopedBank | GroupedBank:
         activation = SwiGlu(self._config.swiglu_alpha, self._config.swiglu_limit)

@@ -1,7 +1,8 @@
 """A checkpoint's weights, arranged as the layers take them, whatever then computes with them.
 
 They are read in every form that a checkpoint of the engine build can have: experts in MXFP4, in FP8
-or plain, matrices in INT8 or plain.
+or plain, matrices in INT8 or plain. Those in INT8 stay so: who computes with them has a form of its
+own for them, or makes them `plain`.
 
 Queries come scaled by 1 / sqrt(head_dim), and queries and keys with rotated pairs side by side;
 an expert's gates come before its ups.
@@ -27,6 +28,26 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8:
+    """A matrix as int8.py has it, codes (out, in) and scales (out,)."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+
+Matrix = torch.Tensor | Int8
+"""(out, in), in the model's dtype or in INT8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A matrix (out, in) and a bias (out,)."""
+
+    weight: Matrix
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Mxfp4:
     """All experts' matrices as mxfp4.py has them, blocks (experts, out, n, 16) and scales
     (experts, out, n), with their biases (experts, out)."""
@@ -43,11 +64,18 @@ class LayerWeights:
 
     sliding: bool
     attention_norm: torch.Tensor
-    qkv: Affine
-    out: Affine
+    qkv: Projection
+    out: Projection
     sinks: torch.Tensor
     experts_norm: torch.Tensor
-    router: Affine
+    router: Projection
+
+
+def plain(matrix: Matrix, dtype: torch.dtype) -> torch.Tensor:
+    """Returns a matrix without codes: one in INT8 is multiplied out and rounded to `dtype`."""
+    if isinstance(matrix, Int8):
+        return int8.dequantise(matrix.codes, matrix.scales).to(dtype)
+    return matrix
 
 
 class Weights:
@@ -72,9 +100,9 @@ class Weights:
         """Returns (hidden,)."""
         return self._tensors("model.norm.weight", (self._hidden,))
 
-    def head(self) -> torch.Tensor:
+    def head(self) -> Matrix:
         """Returns (vocab, hidden)."""
-        return self._matrix("lm_head.weight", self._config.vocab_size, self._hidden).to(self._dtype)
+        return self._matrix("lm_head.weight", self._config.vocab_size, self._hidden)
 
     def layer(self, index: int) -> LayerWeights:
         """Returns one layer's."""
@@ -84,10 +112,10 @@ class Weights:
             sliding=config.sliding[index],
             attention_norm=self._tensors(prefix + "input_layernorm.weight", (hidden,)),
             qkv=self._qkv(attention),
-            out=self._affine(attention + "o_proj", hidden, config.num_heads * config.head_dim),
+            out=self._projection(attention + "o_proj", hidden, config.num_heads * config.head_dim),
             sinks=self._keep(attention + "sinks", config.num_heads),
             experts_norm=self._tensors(prefix + "post_attention_layernorm.weight", (hidden,)),
-            router=self._affine(prefix + "mlp.router", config.num_experts, hidden),
+            router=self._projection(prefix + "mlp.router", config.num_experts, hidden),
         )
 
     def experts(self, index: int) -> tuple[Affine, Affine]:
@@ -125,17 +153,21 @@ class Weights:
         """A small tensor, copied, so that it does not hold the file's memory."""
         return self._take(name, *shape).clone()
 
-    def _affine(self, name: str, out: int, width: int) -> Affine:
-        weight = self._matrix(name + ".weight", out, width).to(self._dtype)
-        return Affine(weight, self._keep(name + ".bias", out))
+    def _projection(self, name: str, out: int, width: int) -> Projection:
+        return Projection(
+            self._matrix(name + ".weight", out, width), self._keep(name + ".bias", out)
+        )
 
-    def _matrix(self, name: str, out: int, width: int) -> torch.Tensor:
-        """A matrix as it is stored, or in float32 where that is INT8."""
+    def _matrix(self, name: str, out: int, width: int, scale: float = 1.0) -> Matrix:
+        """A matrix times a number, multiplied in float32."""
         if name + "_values" not in self._tensors:
-            return self._tensors(name, (out, width)).to(self._device)
+            weight = self._tensors(name, (out, width)).to(self._device)
+            return _scaled(weight, scale).to(self._dtype)
         codes = self._typed(name + "_values", torch.int8, out, width)
+        if codes.min() < -int8.LARGEST:
+            raise CheckpointError(f"{name}_values has codes below -{int8.LARGEST}")
         scales = self._typed(name + "_scales", torch.float32, out)
-        return int8.dequantise(codes, scales).to(self._device)
+        return Int8(codes.to(self._device), _scaled(scales, scale).to(self._device))
 
     def _typed(self, name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """A tensor as it is stored, which must be in `dtype`."""
@@ -144,24 +176,40 @@ class Weights:
             raise CheckpointError(f"{name} is of type {tensor.dtype}, not {dtype}")
         return tensor
 
-    def _qkv(self, prefix: str) -> Affine:
+    def _qkv(self, prefix: str) -> Projection:
         config = self._config
-        scale = config.head_dim**-0.5
-        weights: list[torch.Tensor] = []
+        weights: list[Matrix] = []
         biases: list[torch.Tensor] = []
-        for name, heads in (
-            ("q", config.num_heads),
-            ("k", config.num_kv_heads),
-            ("v", config.num_kv_heads),
+        for name, heads, scale in (
+            ("q", config.num_heads, config.head_dim**-0.5),
+            ("k", config.num_kv_heads, 1.0),
+            ("v", config.num_kv_heads, 1.0),
         ):
             stem, rows = f"{prefix}{name}_proj", heads * config.head_dim
-            weight = self._matrix(stem + ".weight", rows, self._hidden)
+            weight = self._matrix(stem + ".weight", rows, self._hidden, scale)
             bias = self._tensors(stem + ".bias", (rows,)).to(self._device)
-            for parts, part in ((weights, weight), (biases, bias)):
-                part = part if name == "v" else pair_rows(part, config.head_dim)
-                part = part.to(torch.float32) * scale if name == "q" else part
-                parts.append(part.to(self._dtype))
-        return Affine(torch.cat(weights), torch.cat(biases))
+            bias = _scaled(bias, scale).to(self._dtype)
+            if name != "v":
+                weight, bias = self._pairs(weight), pair_rows(bias, config.head_dim)
+            weights.append(weight)
+            biases.append(bias)
+        return Projection(self._stacked(weights), torch.cat(biases))
+
+    def _pairs(self, matrix: Matrix) -> Matrix:
+        """A query or key matrix with rotated pairs side by side."""
+        head_dim = self._config.head_dim
+        if isinstance(matrix, Int8):
+            return Int8(pair_rows(matrix.codes, head_dim), pair_rows(matrix.scales, head_dim))
+        return pair_rows(matrix, head_dim)
+
+    def _stacked(self, parts: list[Matrix]) -> Matrix:
+        """The rows of all parts, in INT8 where all are."""
+        coded = [part for part in parts if isinstance(part, Int8)]
+        if len(coded) < len(parts):
+            return torch.cat([plain(part, self._dtype) for part in parts])
+        return Int8(
+            torch.cat([part.codes for part in coded]), torch.cat([part.scales for part in coded])
+        )
 
     def _experts(self, name: str, count: int, rows: int, columns: int) -> Affine:
         """All experts' matrices (experts, rows, columns); plain ones are stored transposed."""
@@ -189,3 +237,8 @@ class Weights:
 def _gates_first(tensor: torch.Tensor) -> torch.Tensor:
     """(experts, 2 * inner, ...) with gates and ups interleaved, as checkpoints have them."""
     return torch.cat((tensor[:, ::2], tensor[:, 1::2]), dim=1)
+
+
+def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    """The tensor itself, or a product in float32."""
+    return tensor if scale == 1.0 else tensor.to(torch.float32) * scale

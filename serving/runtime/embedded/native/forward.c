@@ -2,8 +2,6 @@
  *
  * Every function works row by row in an order that the other rows do not change, so a token's bits
  * depend on its own sequence alone. */
-#include <omp.h>
-
 #include "model.h"
 
 #define LEAST_WORK (1 << 19)  /* multiplications that are worth a thread */
@@ -27,7 +25,7 @@ static void linear(const Pass *pass, const Matrix *matrix, const bf16 *from, voi
     Rows rows = {from, matrix->inputs, 0};
     Target target = {to, padded(matrix->outputs), ending};
     multiply(matrix, &rows, pass->rows, &target,
-             threads_for(pass, pass->rows * matrix->outputs * matrix->inputs));
+             threads_for(pass, pass->rows * matrix->outputs * matrix->inputs), pass->room.panels);
 }
 
 /* RMSNorm of the residual stream into `input`. */

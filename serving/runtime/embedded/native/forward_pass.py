@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from serving.runtime.embedded.forward_pass import scratch_spans
 from serving.runtime.embedded.native.library import CSpan, CStep
-from serving.runtime.embedded.native.model import DTYPE, PANEL, NativeModel
+from serving.runtime.embedded.native.model import DTYPE, NativeModel
+from serving.runtime.embedded.native.panels import PANEL
 from serving.runtime.embedded.plan import Span
 
 

@@ -5,7 +5,9 @@
 #ifndef MATRIX_H
 #define MATRIX_H
 
-#include "vectors.h"
+#include <omp.h>
+
+#include "int8.h"
 
 #define PANEL 64       /* outputs that are computed together */
 #define PANEL_VECTORS (PANEL / LANES)
@@ -18,10 +20,15 @@
  *
  * Weights are bfloat16, or with `scales` MXFP4: a pair is a byte, the first of it in the low bits,
  * and every 32 inputs of an output share a scale byte, in panels too. Such a panel is unpacked
- * before it is used: the sums are those of the same weights in bfloat16. */
+ * before it is used: the sums are those of the same weights in bfloat16.
+ *
+ * With `row_scales`, one for each output, they are INT8 codes (int8.h). For a few tiles of rows
+ * they are widened as they are read, for more a panel is unpacked first: the sums are those of the
+ * codes in bfloat16. Scale and bias come last. */
 typedef struct {
     const void *weights;
     const uint8_t *scales;
+    const float *row_scales;
     const float *bias;
     int64_t outputs, inputs;
 } Matrix;
@@ -93,26 +100,67 @@ static void unpack(const Matrix *matrix, int64_t panel, bf16 *to) {
     }
 }
 
-/* `count` rows, a constant where this is inlined, times one panel. */
-INLINE void multiply_tile(const int count, const Matrix *matrix, const bf16 *weights, int64_t panel,
-                          const Rows *rows, int64_t first, const Target *target) {
-    const int64_t size = matrix->inputs * PANEL;
+/* Writes one panel of codes as bfloat16. */
+static void widen_panel(const Matrix *matrix, int64_t panel, bf16 *to) {
+    int64_t size = matrix->inputs * PANEL;
+    const uint8_t *from = (const uint8_t *)matrix->weights + panel * size;
+    for (int64_t at = 0; at < size; at += 4 * LANES) {
+        words pairs[2];
+        widen_codes(from + at, pairs);
+        memcpy(to + at, pairs, sizeof pairs);
+        __builtin_prefetch(from + at + size);
+    }
+}
+
+/* Of sixteen outputs. */
+INLINE floats bias_of(const Matrix *matrix, int64_t at) {
+    return matrix->bias ? load(matrix->bias + at) : spread(0);
+}
+
+/* Weights of one panel, and where to read ahead while they are used: in the next panel, or nowhere
+ * new where they are unpacked, because what follows them is another thread's. */
+typedef struct {
+    const void *weights, *next;
+} Panel;
+
+/* Reads the weights of inputs `k` and `k + 1`. */
+INLINE void load_weights(const int coded, const Panel *panel, int64_t k, words *to) {
+    if (coded) {
+        const uint8_t *from = (const uint8_t *)panel->weights + k * PANEL;
+        const uint8_t *next = (const uint8_t *)panel->next + k * PANEL;
+#pragma GCC unroll 8
+        for (int c = 0; c < PANEL_VECTORS; c += 2) {
+            widen_codes(from + 2 * LANES * c, to + c);
+            __builtin_prefetch(next + 2 * LANES * c);
+        }
+    } else {
+        const bf16 *from = (const bf16 *)panel->weights + k * PANEL;
+        const bf16 *next = (const bf16 *)panel->next + k * PANEL;
+#pragma GCC unroll 8
+        for (int c = 0; c < PANEL_VECTORS; c++) {
+            to[c] = load_pairs(from + 2 * LANES * c);
+            __builtin_prefetch(next + 2 * LANES * c);
+        }
+    }
+}
+
+/* `count` rows times one panel, of codes or of bfloat16: both are constants where this is inlined. */
+INLINE void multiply_tile(const int count, const int coded, const Matrix *matrix,
+                          const Panel *weights, int64_t panel, const Rows *rows, int64_t first,
+                          const Target *target) {
     const bf16 *x[TILE_ROWS];
+    const float *scales = matrix->row_scales;
     floats sums[TILE_ROWS][PANEL_VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < count; r++) {
         x[r] = row_of(rows, first + r);
 #pragma GCC unroll 8
         for (int c = 0; c < PANEL_VECTORS; c++)
-            sums[r][c] = matrix->bias ? load(matrix->bias + panel * PANEL + c * LANES) : spread(0);
+            sums[r][c] = scales ? spread(0) : bias_of(matrix, panel * PANEL + c * LANES);
     }
     for (int64_t k = 0; k < matrix->inputs; k += 2) {
         words w[PANEL_VECTORS];
-#pragma GCC unroll 8
-        for (int c = 0; c < PANEL_VECTORS; c++) {
-            w[c] = load_pairs(weights + k * PANEL + 2 * LANES * c);
-            __builtin_prefetch(weights + k * PANEL + 2 * LANES * c + size);
-        }
+        load_weights(coded, weights, k, w);
 #pragma GCC unroll 8
         for (int r = 0; r < count; r++) {
             words pair = spread_pair(x[r] + k);
@@ -122,7 +170,30 @@ INLINE void multiply_tile(const int count, const Matrix *matrix, const bf16 *wei
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < count; r++) finish(target, first + r, panel * PANEL, sums[r]);
+    for (int r = 0; r < count; r++) {
+#pragma GCC unroll 8
+        for (int c = 0; scales && c < PANEL_VECTORS; c++) {
+            int64_t at = panel * PANEL + c * LANES;
+            sums[r][c] = sums[r][c] * load(scales + at) + bias_of(matrix, at);
+        }
+        finish(target, first + r, panel * PANEL, sums[r]);
+    }
+}
+
+/* Rows `first` to `last` times one panel, in tiles. */
+INLINE void multiply_tiles(const int coded, const Matrix *matrix, const Panel *weights,
+                           int64_t panel, const Rows *rows, int64_t first, int64_t last,
+                           const Target *target) {
+    for (; first + TILE_ROWS <= last; first += TILE_ROWS)
+        multiply_tile(TILE_ROWS, coded, matrix, weights, panel, rows, first, target);
+    switch (last - first) {
+    case 5: multiply_tile(5, coded, matrix, weights, panel, rows, first, target); break;
+    case 4: multiply_tile(4, coded, matrix, weights, panel, rows, first, target); break;
+    case 3: multiply_tile(3, coded, matrix, weights, panel, rows, first, target); break;
+    case 2: multiply_tile(2, coded, matrix, weights, panel, rows, first, target); break;
+    case 1: multiply_tile(1, coded, matrix, weights, panel, rows, first, target); break;
+    default: break;
+    }
 }
 
 /* Rows `first` to `last` times one panel. `unpacked` has room for one in bfloat16; it is not used
@@ -130,26 +201,30 @@ INLINE void multiply_tile(const int count, const Matrix *matrix, const bf16 *wei
 static void multiply_panel(const Matrix *matrix, int64_t panel, const Rows *rows, int64_t first,
                            int64_t last, const Target *target, bf16 *unpacked) {
     if (first == last) return;
-    const bf16 *weights = (const bf16 *)matrix->weights + panel * matrix->inputs * PANEL;
-    if (matrix->scales) {
+    int64_t size = matrix->inputs * PANEL;
+    const int coded = matrix->row_scales && last - first <= WIDENED_TILES * TILE_ROWS;
+    Panel weights = {unpacked, unpacked};
+    if (coded) {
+        const uint8_t *codes = (const uint8_t *)matrix->weights + panel * size;
+        weights = (Panel){codes, codes + size};
+    } else if (matrix->row_scales) {
+        widen_panel(matrix, panel, unpacked);
+    } else if (matrix->scales) {
         unpack(matrix, panel, unpacked);
-        weights = unpacked;
+    } else {
+        const bf16 *plain = (const bf16 *)matrix->weights + panel * size;
+        weights = (Panel){plain, plain + size};
     }
-    for (; first + TILE_ROWS <= last; first += TILE_ROWS)
-        multiply_tile(TILE_ROWS, matrix, weights, panel, rows, first, target);
-    switch (last - first) {
-    case 5: multiply_tile(5, matrix, weights, panel, rows, first, target); break;
-    case 4: multiply_tile(4, matrix, weights, panel, rows, first, target); break;
-    case 3: multiply_tile(3, matrix, weights, panel, rows, first, target); break;
-    case 2: multiply_tile(2, matrix, weights, panel, rows, first, target); break;
-    case 1: multiply_tile(1, matrix, weights, panel, rows, first, target); break;
-    default: break;
-    }
+    if (coded)
+        multiply_tiles(1, matrix, &weights, panel, rows, first, last, target);
+    else
+        multiply_tiles(0, matrix, &weights, panel, rows, first, last, target);
 }
 
-/* Rows 0 to `count` times the whole matrix, which is in bfloat16, on up to `threads` threads. */
+/* Rows 0 to `count` times the whole matrix on up to `threads` threads. `unpacked` has room for a
+ * panel in bfloat16 for each. */
 static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, const Target *target,
-                     int threads) {
+                     int threads, bf16 *unpacked) {
     int64_t across = panels(matrix), down = (count + TASK_ROWS - 1) / TASK_ROWS;
     /* A large matrix is given out in runs of panels, so that memory is read in long stretches. */
     int64_t run = across > 256 ? 8 : 1;
@@ -159,7 +234,8 @@ static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, cons
         int64_t first = task / runs * TASK_ROWS, panel = task % runs * run;
         int64_t last = first + TASK_ROWS < count ? first + TASK_ROWS : count;
         int64_t end = panel + run < across ? panel + run : across;
-        for (; panel < end; panel++) multiply_panel(matrix, panel, rows, first, last, target, 0);
+        bf16 *room = unpacked + omp_get_thread_num() * matrix->inputs * PANEL;
+        for (; panel < end; panel++) multiply_panel(matrix, panel, rows, first, last, target, room);
     }
 }
 

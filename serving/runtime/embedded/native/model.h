@@ -55,7 +55,7 @@ typedef struct {
     float *gate_up;   /* (pairs, 2 * inner): all gates, then all ups */
     bf16 *inner_rows; /* (pairs, inner) */
     float *outputs;   /* (pairs, hidden) */
-    bf16 *panels;     /* (threads,): one of an expert's matrix each, in bfloat16 */
+    bf16 *panels;     /* (threads,): one of any matrix each, in bfloat16 */
 } Room;
 
 typedef struct {
@@ -77,9 +77,12 @@ static void *place(char **next, int64_t count, int64_t bytes) {
     return here;
 }
 
-/* Of one panel of the larger of an expert's matrices. */
+/* Of one panel of the matrix that has most inputs. */
 static int64_t panel_size(const Model *model) {
-    return (model->inner > model->hidden ? model->inner : model->hidden) * PANEL;
+    int64_t most = model->heads.heads * model->heads.head_dim;
+    if (most < model->hidden) most = model->hidden;
+    if (most < model->inner) most = model->inner;
+    return most * PANEL;
 }
 
 /* Lays the room out from `base` on and returns how many bytes it takes. */

@@ -1,7 +1,4 @@
-"""A model in the form that the C functions read: bfloat16 weights in panels, and pointers to them.
-
-`panels` describes the layout; matrix.h reads it.
-"""
+"""A model in the form that the C functions read: weights in panels, and pointers to them."""
 
 from __future__ import annotations
 
@@ -25,10 +22,10 @@ from serving.runtime.embedded.native.library import (
     Library,
     NativeError,
 )
+from serving.runtime.embedded.native.panels import PANEL, byte_panels, code_panels, panels
 from serving.runtime.embedded.rope import concentration, inverse_frequencies
-from serving.runtime.embedded.weights import Affine, Mxfp4, Weights
+from serving.runtime.embedded.weights import Affine, Int8, Matrix, Mxfp4, Projection, Weights
 
-PANEL = 64
 LANES = 16
 MOST_HEAD_DIM = 256
 MOST_BLOCK_TOKENS = 64
@@ -132,29 +129,9 @@ def expert_bytes(config: ModelConfig) -> int:
     return matrices * config.hidden_size * config.intermediate_size * DTYPE.itemsize
 
 
-def panels(weight: torch.Tensor) -> torch.Tensor:
-    """Returns (..., panels, in / 2, PANEL, 2) for bfloat16 (..., out, in), padded with zero rows.
-
-    For each pair of inputs, that pair of each of a panel's outputs.
-    """
-    *stack, rows, columns = weight.shape
-    padding = -rows % PANEL
-    whole = (F.pad(weight, (0, 0, 0, padding)) if padding else weight).contiguous()
-    # A pair moves as one number of four bytes.
-    pairs = whole.view(torch.int32).view(*stack, -1, PANEL, columns // 2)
-    packed = pairs.transpose(-2, -1).contiguous()
-    return packed.view(DTYPE).view(*packed.shape, 2)
-
-
-def byte_panels(codes: torch.Tensor) -> torch.Tensor:
-    """Returns (..., panels, columns, PANEL) for bytes (..., rows, columns): zero rows pad them."""
-    *stack, rows, columns = codes.shape
-    whole = F.pad(codes, (0, 0, 0, -rows % PANEL))
-    return whole.view(*stack, -1, PANEL, columns).transpose(-2, -1).contiguous()
-
-
 class _Packer:
-    """Packs tensors and keeps them. With `unpacks`, experts in MXFP4 become bfloat16."""
+    """Packs tensors and keeps them. With `unpacks`, experts in MXFP4 become bfloat16; matrices in
+    INT8 never do."""
 
     def __init__(self, *, unpacks: bool) -> None:
         self._unpacks = unpacks
@@ -169,30 +146,36 @@ class _Packer:
         """As `keep`, in float32."""
         return self.keep(tensor.to(torch.float32).contiguous().clone())
 
-    def matrix(self, weight: torch.Tensor, bias: torch.Tensor | None) -> CMatrix:
+    def matrix(self, weight: Matrix, bias: torch.Tensor | None) -> CMatrix:
         """Returns the struct of a matrix, or of the first of a stack of them."""
-        rows, columns = weight.shape[-2:]
+        if isinstance(weight, Int8):
+            shape, scales = weight.codes.shape, self.padded(weight.scales)
+            weights = self.keep(code_panels(weight.codes))
+        else:
+            shape, scales = weight.shape, None
+            weights = self.keep(panels(weight))
         return CMatrix(
-            weights=self.keep(panels(weight)),
-            bias=None if bias is None else self.bias(bias),
-            outputs=rows,
-            inputs=columns,
+            weights=weights,
+            row_scales=scales,
+            bias=None if bias is None else self.padded(bias),
+            outputs=shape[-2],
+            inputs=shape[-1],
         )
 
-    def affine(self, part: Affine) -> CMatrix:
+    def affine(self, part: Affine | Projection) -> CMatrix:
         """As `matrix`."""
         return self.matrix(part.weight, part.bias)
 
-    def bias(self, bias: torch.Tensor) -> int:
+    def padded(self, outputs: torch.Tensor) -> int:
         """As `floats`, padded to whole panels."""
-        return self.floats(F.pad(bias, (0, -bias.shape[-1] % PANEL)))
+        return self.floats(F.pad(outputs, (0, -outputs.shape[-1] % PANEL)))
 
     def packed(self, experts: Mxfp4) -> CMatrix:
         """Returns the struct of the first of a stack of matrices in MXFP4."""
         return CMatrix(
             weights=self.keep(byte_panels(experts.blocks.flatten(-2))),
             scales=self.keep(byte_panels(experts.scales)),
-            bias=self.bias(experts.bias),
+            bias=self.padded(experts.bias),
             outputs=experts.blocks.shape[1],
             inputs=experts.blocks.shape[2] * BLOCK_VALUES,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine_build.weights.quantise import quantise
 from serving.engine import KvCache, Limits
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Fault
@@ -22,7 +23,7 @@ MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of one random checkpoint."""
+    """The numbers of one random checkpoint. With `int8` it is what the engine build makes of it."""
 
     hidden: int = 64
     layers: int = 2
@@ -35,6 +36,7 @@ class Shape:
     window: int = 24
     vocab: int = 300
     mxfp4: bool = True
+    int8: bool = False
     shards: int = 1
     dtype: torch.dtype = torch.float32
     seed: int = 0
@@ -66,7 +68,11 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Write:
     def write(shape: Shape) -> Path:
         if shape not in made:
             made[shape] = tmp_path_factory.mktemp("checkpoint")
-            _write(shape, made[shape])
+            if shape.int8:
+                source = write(replace(shape, int8=False))
+                quantise(source, made[shape], "int8", "source", workers=1)
+            else:
+                _write(shape, made[shape])
         return made[shape]
 
     return write

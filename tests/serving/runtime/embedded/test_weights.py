@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine_build.weights.quantise import quantise
 from serving.runtime.embedded.checkpoint import CheckpointError, open_tensors, read_config
 from serving.runtime.embedded.opening import open_model
 from serving.runtime.embedded.plan import Span
-from serving.runtime.embedded.weights import Affine, LayerWeights, Weights
+from serving.runtime.embedded.weights import Affine, Int8, LayerWeights, Weights, plain
 
 Convert = Callable[[str], tuple[Path, Path]]
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def read(directory: Path) -> tuple[LayerWeights, tuple[Affine, Affine], torch.Te
     config = read_config(directory)
     with open_tensors(directory) as tensors:
         weights = Weights(config, tensors, torch.float32, CPU)
-        return weights.layer(1), weights.experts(1), weights.head()
+        return weights.layer(1), weights.experts(1), plain(weights.head(), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -65,10 +65,15 @@ def test_int8_matrices_are_within_half_a_step(convert: Convert) -> None:
     (exact, experts, exact_head), (found, same, found_head) = map(read, convert("int8"))
     for name in ("qkv", "out"):
         before, after = (getattr(layer, name) for layer in (exact, found))
-        assert_half_a_step(before.weight, after.weight)
+        assert isinstance(after.weight, Int8)
+        assert_half_a_step(before.weight, plain(after.weight, torch.float32))
         assert torch.equal(before.bias, after.bias)
     assert_half_a_step(exact_head, found_head)
-    for before, after in zip((exact.router, *experts), (found.router, *same), strict=True):
+    before, after = exact.router.weight, found.router.weight
+    assert isinstance(before, torch.Tensor)
+    assert isinstance(after, torch.Tensor)
+    assert torch.equal(before, after)
+    for before, after in zip(experts, same, strict=True):
         assert torch.equal(before.weight, after.weight)
 
 
@@ -114,6 +119,31 @@ def test_a_tensor_of_another_type_is_named(
         logits(directory, torch.float32)
 
 
+def test_a_code_without_a_counterpart_is_named(convert: Convert) -> None:
+    """-128 has no magnitude of seven bits, and no conversion makes it."""
+    _, directory = convert("int8")
+    replace(directory, "lm_head.weight_values", lambda tensor: tensor.fill_(-128))
+    with pytest.raises(CheckpointError, match=r"lm_head.weight_values has codes below -127"):
+        logits(directory, torch.float32)
+
+
+def test_projections_of_several_forms_are_one_plain_matrix(convert: Convert) -> None:
+    """Queries plain, keys and values in INT8."""
+    source, directory = convert("int8")
+    exact, coded = (read(path)[0].qkv.weight for path in (source, directory))
+    name = "model.layers.1.self_attn.q_proj.weight"
+    queries = load_file(source / "model.safetensors")[name]
+    (path,) = (path for path in directory.glob("*") if holds(path, name + "_values"))
+    tensors = load_file(path)
+    del tensors[name + "_values"], tensors[name + "_scales"]
+    save_file(tensors | {name: queries}, path)
+    found = read(directory)[0].qkv.weight
+    assert isinstance(found, torch.Tensor)
+    rows = len(queries)
+    assert torch.equal(found[:rows], plain(exact, torch.float32)[:rows])
+    assert torch.equal(found[rows:], plain(coded, torch.float32)[rows:])
+
+
 def test_scales_of_too_few_tiles_are_named(convert: Convert) -> None:
     _, directory = convert("fp8")
     name = "model.layers.1.mlp.experts.gate_up_proj_tile_scales"
@@ -122,16 +152,13 @@ def test_scales_of_too_few_tiles_are_named(convert: Convert) -> None:
         logits(directory, torch.float32)
 
 
-def replace(
-    directory: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
-) -> Sequence[Path]:
+def replace(directory: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Rewrites the file that holds a tensor."""
-    changed = []
-    for path in directory.glob("*.safetensors"):
-        tensors = load_file(path)
-        if name in tensors:
-            tensors[name] = change(tensors[name])
-            save_file(tensors, path)
-            changed.append(path)
-    assert len(changed) == 1
-    return changed
+    (path,) = (path for path in directory.glob("*") if holds(path, name))
+    tensors = load_file(path)
+    tensors[name] = change(tensors[name])
+    save_file(tensors, path)
+
+
+def holds(path: Path, name: str) -> bool:
+    return path.suffix == ".safetensors" and name in load_file(path)

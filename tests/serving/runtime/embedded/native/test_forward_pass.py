@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from serving.runtime.embedded import int8
 from serving.runtime.embedded.forward_pass import TorchPass
 from serving.runtime.embedded.native.forward_pass import NativePass
 from serving.runtime.embedded.plan import Span
@@ -29,7 +30,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "wide": {"hidden": 192, "intermediate": 96, "experts": 6, "per_token": 6},
     "plain experts": {"mxfp4": False, "window": 100},
     "a window of a block": {"window": 16},
+    "int8": {"int8": True, "heads": 6, "hidden": 96, "intermediate": 96},
 }
+FORMS: dict[str, dict[str, Any]] = {"bfloat16": {}, "int8": {"int8": True}}
 
 
 @pytest.mark.parametrize("block_tokens", [16, 32, 48])
@@ -77,6 +80,25 @@ def test_plain_experts_have_nothing_to_unpack(
     assert torch.equal(found, expected)
 
 
+def test_matrices_in_int8_are_held_so(
+    native_pass: MakeNative, shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte a weight, and not for a moment more; the 300 rows of the LM head are five panels."""
+    chosen = shape(dtype=torch.bfloat16, experts=3)
+    plain = native_pass(chosen).model
+    monkeypatch.setattr(int8, "dequantise", None)
+    coded = native_pass(replace(chosen, int8=True)).model
+    assert coded.structs.head.row_scales
+    assert not plain.structs.head.row_scales
+    for layer in coded.layers:
+        assert layer.qkv.row_scales
+        assert layer.out.row_scales
+        assert not layer.router.row_scales
+    held = [[kept for kept in m.kept if kept.dtype == torch.uint8] for m in (plain, coded)]
+    assert [kept.nbytes for kept in held[1]] == [256 * 64, 64 * 128] * 2 + [5 * 64 * 64]
+    assert held[0] == []
+
+
 def test_the_best_experts_are_chosen(
     native_pass: MakeNative, torch_pass: MakeTorch, logits_after: LogitsAfter, shape: Any
 ) -> None:
@@ -93,22 +115,24 @@ def deviations(found: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
     return (found - exact).pow(2).mean(1).sqrt() / exact.std(1)
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_a_chunk_gives_the_bits_of_its_tokens_one_by_one(
-    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any
+    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any, form: dict[str, Any]
 ) -> None:
-    chosen = shape(dtype=torch.bfloat16, heads=8, head_dim=64)
+    chosen = shape(dtype=torch.bfloat16, heads=8, head_dim=64, **form)
     single = logits_after(native_pass(chosen), TOKENS, [1] * len(TOKENS))
     chunked = logits_after(native_pass(chosen), TOKENS, CHUNKS)
     ends = np.cumsum(CHUNKS) - 1
     assert torch.equal(single[ends.tolist()], chunked)
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_spans_of_one_step_do_not_see_each_other(
-    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any
+    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any, form: dict[str, Any]
 ) -> None:
     """A decode, two prompts, and a chunk whose logits are not wanted."""
-    forward = native_pass(shape(dtype=torch.bfloat16))
-    alone = logits_after(native_pass(shape(dtype=torch.bfloat16)), TOKENS, (40, 1))
+    forward = native_pass(shape(dtype=torch.bfloat16, **form))
+    alone = logits_after(native_pass(shape(dtype=torch.bfloat16, **form)), TOKENS, (40, 1))
     ids = np.array(TOKENS)
     tables = [2 + np.arange(8) + 8 * number for number in range(4)]
     forward.run([Span(ids[:40], 0, tables[0], tables[0], samples=False)])
@@ -178,10 +202,11 @@ def test_what_is_not_a_number_stays_with_its_sequence(
     assert torch.equal(logits[1].float(), expected[0])
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_two_threads_give_the_bits_of_one(
-    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any
+    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any, form: dict[str, Any]
 ) -> None:
-    chosen = shape(dtype=torch.bfloat16, hidden=128, heads=8, head_dim=64)
+    chosen = shape(dtype=torch.bfloat16, hidden=128, heads=8, head_dim=64, **form)
     one = logits_after(native_pass(chosen), TOKENS, CHUNKS)
     before = torch.get_num_threads()
     torch.set_num_threads(2)

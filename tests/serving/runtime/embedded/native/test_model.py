@@ -1,4 +1,4 @@
-"""Weights in panels, and models that the C functions do not take."""
+"""Models of sizes that the C functions do not take, and what those they take hold."""
 
 from __future__ import annotations
 
@@ -8,46 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from serving.runtime.embedded.checkpoint import read_config
 from serving.runtime.embedded.native.library import NativeError
-from serving.runtime.embedded.native.model import (
-    MOST_UNPACKED_BYTES,
-    PANEL,
-    byte_panels,
-    check,
-    expert_bytes,
-    panels,
-)
-
-
-def test_panels_hold_pairs_of_inputs_for_each_output() -> None:
-    weight = torch.randn(100, 6).to(torch.bfloat16)
-    packed = panels(weight)
-    assert packed.shape == (2, 3, PANEL, 2)
-    for row, column in ((0, 0), (63, 5), (64, 2), (99, 3)):
-        found = packed[row // PANEL, column // 2, row % PANEL, column % 2]
-        assert found == weight[row, column]
-    assert not packed[1, :, 100 - PANEL :].any()
-
-
-def test_bytes_are_transposed_within_panels() -> None:
-    codes = torch.randint(0, 256, (2, 100, 5), dtype=torch.uint8)
-    packed = byte_panels(codes)
-    assert packed.shape == (2, 2, 5, PANEL)
-    assert packed.is_contiguous()
-    for row, column in ((0, 0), (63, 4), (64, 2), (99, 3)):
-        assert torch.equal(packed[:, row // PANEL, column, row % PANEL], codes[:, row, column])
-    assert not packed[:, 1, :, 100 - PANEL :].any()
-
-
-def test_a_stack_is_packed_one_by_one() -> None:
-    stack = torch.randn(3, 70, 4).to(torch.bfloat16)
-    packed = panels(stack)
-    assert packed.is_contiguous()
-    for number in range(3):
-        assert torch.equal(packed[number], panels(stack[number]))
+from serving.runtime.embedded.native.model import MOST_UNPACKED_BYTES, check, expert_bytes
 
 
 def test_the_experts_of_a_large_model_are_counted(
