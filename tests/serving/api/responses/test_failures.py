@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,16 +11,9 @@ from serving.errors import ServingError
 from serving.harmony.conversation import Assistant
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import Vocabulary
-from tests.serving.api.conftest import Start
 from tests.serving.api.server import MODEL, Api
 
 SECRET = "/secret/path"
-
-
-@pytest.fixture
-async def api(start: Start, tmp_path: Path) -> Api:
-    """A ready API with a store of its own."""
-    return await start(store={"path": str(tmp_path / "responses.sqlite3")})
 
 
 async def broken_off(api: Api, vocabulary: Vocabulary, **fields: Any) -> str:
