@@ -25,7 +25,6 @@ along experts only, because a scale belongs to a tile of 128 rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,32 +32,9 @@ from numpy.typing import NDArray
 from engine_build.failure import BuildError, ExitCode
 from engine_build.weights.inventory import EMBEDDING, HEAD, MXFP4_BLOCK, Sizes
 from engine_build.weights.tensor_file import Bytes, Spec
+from serving.runtime.embedded.place import Place
 
 GATE_AND_UP = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One rank in a mesh."""
-
-    tensor_parallel: int
-    expert_parallel: int
-    rank: int
-
-    @property
-    def expert_part(self) -> int:
-        """Which of `expert_parallel` parts of the experts it holds."""
-        return self.rank % self.expert_parallel
-
-    @property
-    def inner_part(self) -> int:
-        """Which of `inner_parallel` parts of their inner dimension."""
-        return self.rank // self.expert_parallel
-
-    @property
-    def inner_parallel(self) -> int:
-        """Into how many parts an expert is cut."""
-        return self.tensor_parallel // self.expert_parallel
 
 
 Cut = tuple[slice, ...]

@@ -19,9 +19,9 @@ from engine_build.durable import Advance
 from engine_build.once import Made
 from engine_build.weights import layout, tensors
 from engine_build.weights.inventory import Sizes
-from engine_build.weights.layout import Place
 from engine_build.weights.tensor_file import Bytes, Spec, Written, write
 from engine_build.weights.tensors import Tensors
+from serving.runtime.embedded.place import Place
 
 REPORT_NAME = "sharding.json"
 

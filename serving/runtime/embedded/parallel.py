@@ -25,30 +25,12 @@ from serving.runtime.embedded.experts import Experts
 from serving.runtime.embedded.linear import Linear
 from serving.runtime.embedded.loading import Loader
 from serving.runtime.embedded.model import Layer, Model
+from serving.runtime.embedded.place import Place
 
 _FIRST = "model.layers.0."
 _ROUTER = ".mlp.router."
 _OUT_BIAS = ".o_proj.bias"
 _DOWN_BIAS = ".down_proj_bias"
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """A rank's place, as its file's metadata says."""
-
-    rank: int
-    tensor_parallel: int
-    expert_parallel: int
-
-    @property
-    def expert_part(self) -> int:
-        """Which of `expert_parallel` parts of the experts it holds."""
-        return self.rank % self.expert_parallel
-
-    @property
-    def inner_part(self) -> int:
-        """Which part of their inner dimension."""
-        return self.rank // self.expert_parallel
 
 
 def load_rank(
@@ -67,7 +49,7 @@ def load_rank(
         embedding = _gather(table.to(device, dtype), dim=0)
         model = Loader(local, tensors, block_tokens, dtype, device).model(embedding)
         layers = tuple(
-            _joined(layer, tensors.router(index, whole, dtype, device), tensors.rank, local)
+            _joined(layer, tensors.router(index, whole, dtype, device), tensors.place, local)
             for index, layer in enumerate(model.layers)
         )
     return replace(
@@ -81,20 +63,20 @@ def load_rank(
 class _RankTensors(Tensors):
     """A rank file, read as the checkpoint of the smaller model that the rank computes."""
 
-    def __init__(self, file: Any, path: Path, rank: Rank) -> None:
+    def __init__(self, file: Any, path: Path, place: Place) -> None:
         super().__init__(dict.fromkeys(file.keys(), file), path)
         self._file = file
-        self.rank = rank
+        self.place = place
 
     def __call__(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """As in `Tensors`. Biases of what is summed over ranks are zero on all but one."""
         if _ROUTER in name:
-            rows = slice(self.rank.expert_part * shape[0], (self.rank.expert_part + 1) * shape[0])
+            rows = slice(self.place.expert_part * shape[0], (self.place.expert_part + 1) * shape[0])
             part: torch.Tensor = self._file.get_tensor(name)[rows]
             return part
         tensor = super().__call__(name, shape)
-        added_elsewhere = (name.endswith(_OUT_BIAS) and self.rank.rank != 0) or (
-            name.endswith(_DOWN_BIAS) and self.rank.inner_part != 0
+        added_elsewhere = (name.endswith(_OUT_BIAS) and self.place.rank != 0) or (
+            name.endswith(_DOWN_BIAS) and self.place.inner_part != 0
         )
         return torch.zeros_like(tensor) if added_elsewhere else tensor
 
@@ -132,8 +114,8 @@ def _open_rank(directory: Path) -> Iterator[_RankTensors]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            names = ("rank", "tensor_parallel", "expert_parallel")
-            place = Rank(*(int(metadata[name]) for name in names))
+            names = ("tensor_parallel", "expert_parallel", "rank")
+            place = Place(*(int(metadata[name]) for name in names))
             if (place.rank, place.tensor_parallel) != (rank, count):
                 raise CheckpointError(f"{path} is not the file of rank {rank} of {count}")
             yield _RankTensors(file, path, place)
@@ -143,13 +125,13 @@ def _open_rank(directory: Path) -> Iterator[_RankTensors]:
         raise CheckpointError(f"{path}: does not say which rank it is for") from None
 
 
-def _joined(layer: Layer, router: Linear, rank: Rank, local: ModelConfig) -> Layer:
+def _joined(layer: Layer, router: Linear, place: Place, local: ModelConfig) -> Layer:
     """Returns the layer with sums over ranks after attention and after the experts."""
     experts = _SharedExperts(
         router=router,
         per_token=local.experts_per_token,
         bank=layer.experts.bank,
-        first=rank.expert_part * local.num_experts,
+        first=place.expert_part * local.num_experts,
         count=local.num_experts,
     )
     return replace(layer, out=_SummedLinear(layer.out), experts=experts)

@@ -16,6 +16,7 @@ from engine_build.weights.tensor_file import open_file
 from model_assets import manifest
 from model_assets.development.shape import Shape
 from serving.engine import Architecture, Mesh
+from serving.runtime.embedded.place import Place
 from tests.engine_build.checkpoints import SMALL, make
 
 MESHES = [(1, 1), (2, 2), (2, 1), (4, 4), (4, 2), (4, 1), (8, 4), (8, 2)]
@@ -172,5 +173,5 @@ def test_a_cut_that_is_run_again_gives_the_same_files(tmp_path: Path) -> None:
         assert durable.sha256(tmp_path / "r" / name) == sha256
     names = {path.name for path in (tmp_path / "r").glob("[!.]*")}
     assert names == {*first.files, shard.REPORT_NAME, tensors.CONFIG_NAME}
-    (tmp_path / "r" / shard.file_name(layout.Place(2, 2, 1))).unlink()
+    (tmp_path / "r" / shard.file_name(Place(2, 2, 1))).unlink()
     assert cut(tmp_path / "c", tmp_path / "r", (2, 2)) == first
