@@ -139,20 +139,20 @@ def _make(
     """Converts, assembles, runs and seals the engine in the work directory, then gives it its
     place."""
     # Here, because numpy takes a while and a build that has nothing to do needs none.
-    from engine_build.bench import Bench
     from engine_build.conversion import Conversion
     from engine_build.report import Made
     from engine_build.weights import contents
+    from engine_build.workbench import Workbench
 
     work = state.work(profile.name)
     checkpoint = source.fetch(steps)
     conversion = Conversion(checkpoint, state.conversion(profile.name), steps)
-    bench = Bench(work, checkpoint, source.runtime_version, conversion, steps)
+    workbench = Workbench(work, checkpoint, source.runtime_version, conversion, steps)
     golden, compared = None, None
     if gate is None:
-        draft = bench.make(profile)
+        draft = workbench.make(profile)
     else:
-        choice = gates.choose(profile, gate, bench, state.reference(profile.name))
+        choice = gates.choose(profile, gate, workbench, state.reference(profile.name))
         draft, golden = choice.engine, choice.golden
     if contents.is_cut(profile.runtime, profile.mesh):
         with steps.step("Comparing the ranks' logits with the whole model's"):

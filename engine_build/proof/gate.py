@@ -32,7 +32,7 @@ Ask = Callable[[Path, Sequence[Question]], list[Answer]]
 """Runs the engine of a directory on questions: `probe.ask`."""
 
 
-class Bench(Protocol):
+class Workbench(Protocol):
     """Makes the engines that are compared, each a directory that can be run."""
 
     @property
@@ -87,7 +87,7 @@ class Choice:
     golden: tuple[Golden, ...] | None
 
 
-def choose(asked: Profile, wanted: Wanted, bench: Bench, room: Path) -> Choice:
+def choose(asked: Profile, wanted: Wanted, workbench: Workbench, room: Path) -> Choice:
     """Returns what the work directory now is: of the asked-for precision, or of the fallback.
 
     `room` is a directory for the reference engine, which is gone afterwards. An engine is started
@@ -100,15 +100,15 @@ def choose(asked: Profile, wanted: Wanted, bench: Bench, room: Path) -> Choice:
     for candidate in (asked, wanted.fallback):
         if candidate is None:
             break
-        draft = bench.make(candidate)
+        draft = workbench.make(candidate)
         if draft.precision == reference:  # there is nothing to compare
-            return Choice(_accept(draft, wanted, reference, found, bench.work), None)
-        places = places or _reference_positions(wanted, bench, room)
-        asked_golden = golden_prompts.prompts(bench.work / engine.RANKS_PATH)
+            return Choice(_accept(draft, wanted, reference, found, workbench.work), None)
+        places = places or _reference_positions(wanted, workbench, room)
+        asked_golden = golden_prompts.prompts(workbench.work / engine.RANKS_PATH)
         contexts = [Question(place.context) for place in places]
         greedy = [Question(tuple(one), golden_prompts.MAX_TOKENS) for one in asked_golden.values()]
-        with bench.steps.step(f"Asking the engine for {len(contexts)} next tokens"):
-            told = wanted.ask(bench.work, contexts + greedy)
+        with workbench.steps.step(f"Asking the engine for {len(contexts)} next tokens"):
+            told = wanted.ask(workbench.work, contexts + greedy)
         found.append(compare(draft.precision, places, told[: len(places)], wanted.limits))
         if found[-1].passed:
             answers = tuple(
@@ -117,7 +117,7 @@ def choose(asked: Profile, wanted: Wanted, bench: Bench, room: Path) -> Choice:
                     asked_golden.items(), told[len(places) :], strict=True
                 )
             )
-            return Choice(_accept(draft, wanted, reference, found, bench.work), answers)
+            return Choice(_accept(draft, wanted, reference, found, workbench.work), answers)
     told_numbers = "; ".join(describe(one) for one in found)
     raise BuildError(
         ExitCode.PRECISION,
@@ -128,9 +128,9 @@ def choose(asked: Profile, wanted: Wanted, bench: Bench, room: Path) -> Choice:
     )
 
 
-def _reference_positions(wanted: Wanted, bench: Bench, room: Path) -> list[Position]:
-    bench.lend(wanted.reference, room)
-    with bench.steps.step("Asking an engine of the reference precision"):
+def _reference_positions(wanted: Wanted, workbench: Workbench, room: Path) -> list[Position]:
+    workbench.lend(wanted.reference, room)
+    with workbench.steps.step("Asking an engine of the reference precision"):
         found = positions(room, wanted.ask)
     durable.remove(room)
     return found

@@ -15,7 +15,7 @@ from serving.engine import Engine, File
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Workbench:
     """The work directory of a build, and what it is filled from."""
 
     work: Path
