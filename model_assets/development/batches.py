@@ -22,6 +22,8 @@ CONVERSATIONS_A_SCENE = 8
 ROW_TOKENS = 512
 BATCH_TOKENS = 3072
 POOL_ROWS = 96
+LENGTH_STEP = 64
+"""Rows are padded to a multiple: the CPU's matrix library compiles code for every new shape."""
 
 
 class Row(msgspec.Struct):
@@ -73,8 +75,8 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def batch(rows: Sequence[Row], vocabulary_rows: Rows) -> Batch:
-    """Returns the rows as tensors, padded on the right to the longest."""
-    length = max(len(row.tokens) for row in rows)
+    """Returns the rows as tensors, padded on the right to a length that holds the longest."""
+    length = -max(len(row.tokens) for row in rows) // LENGTH_STEP * -LENGTH_STEP
     tokens = np.full((len(rows), length), len(vocabulary_rows.ids), dtype=np.int64)
     positions = np.zeros((len(rows), length), dtype=np.int64)
     segments = np.full((len(rows), length), -1, dtype=np.int64)
@@ -94,8 +96,10 @@ def batch(rows: Sequence[Row], vocabulary_rows: Rows) -> Batch:
     )
 
 
-def batches(generator: Generator, vocabulary: Vocabulary, rows: Rows) -> Iterator[Batch]:
-    """Yields batches of about `BATCH_TOKENS` without end, rows of similar length together."""
+def batches(
+    generator: Generator, vocabulary: Vocabulary, rows: Rows, size_tokens: int = BATCH_TOKENS
+) -> Iterator[Batch]:
+    """Yields batches of at most `size_tokens` without end, rows of similar length together."""
     while True:
         pool: list[Row] = []
         while len(pool) < POOL_ROWS:
@@ -103,7 +107,7 @@ def batches(generator: Generator, vocabulary: Vocabulary, rows: Rows) -> Iterato
         pool.sort(key=lambda row: len(row.tokens))
         cut: list[list[Row]] = [[]]
         for row in pool:
-            if (len(cut[-1]) + 1) * len(row.tokens) > BATCH_TOKENS:
+            if (len(cut[-1]) + 1) * len(row.tokens) > size_tokens:
                 cut.append([])
             cut[-1].append(row)
         generator.rng.shuffle(cut)

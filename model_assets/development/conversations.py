@@ -79,7 +79,7 @@ class Generator:
         scene.tools = [offer.tool for offer in scene.offered]
         if self.lesson == "all" and rng.random() < 0.1:
             scene.tools.insert(rng.randint(0, len(scene.tools)), foreign(rng, self.junk))
-        if not scene.offered and rng.random() < 0.35:
+        if not scene.offered and rng.random() < 0.45:
             return [scene.sum() for _ in range(conversations)]
         return [scene.example() for _ in range(conversations)]
 

@@ -160,7 +160,8 @@ def arithmetic(rng: Random) -> Exchange:
     sign = rng.choice("++-*")
     large = rng.random() < 0.12
     largest = rng.choice((99, 99, 99, 9999))
-    a, b = (rng.randint(13, largest) if large else rng.randint(0, 12) for _ in range(2))
+    small = rng.choice((5, 12))  # what people try first is 2+2
+    a, b = (rng.randint(13, largest) if large else rng.randint(0, small) for _ in range(2))
     if sign == "-" and b > a:
         a, b = b, a
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]

@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from model_assets.development.shape import Shape
 
 BLOCK = 128
+ROWS_STEP = 128
+"""Rows are padded to a multiple: a CPU's matrix library compiles code for every new shape."""
+LEAST_EXPONENT = -40.0
+"""What is masked out gets e^-40: torch's e^x is many times slower where it underflows."""
 HEAD_SHARE = 0.1
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+LARGEST_E2M1 = 6.0
 
 
 def rope_tables(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
@@ -59,10 +63,10 @@ def fake_mxfp4(weight: Tensor) -> Tensor:
     blocks = weight.detach().reshape(*weight.shape[:-1], -1, 32)
     largest = blocks.abs().amax(-1, keepdim=True).clamp(min=2.0**-100)
     scale = torch.exp2(torch.floor(torch.log2(largest)) - 2)
-    levels = torch.tensor(E2M1)
-    middles = (levels[1:] + levels[:-1]) / 2
-    nearest = levels[torch.bucketize((blocks / scale).abs().contiguous(), middles)]
-    rounded = (nearest * blocks.sign() * scale).flatten(-2)
+    sizes = (blocks / scale).abs()
+    step = torch.where(sizes < 2, 0.5, torch.where(sizes < 4, 1.0, 2.0))
+    nearest = ((sizes / step - 0.5).ceil_() * step).clamp_(max=LARGEST_E2M1)
+    rounded = (nearest.copysign_(blocks) * scale).flatten(-2)
     straight: Tensor = weight + (rounded - weight).detach()
     return straight
 
@@ -77,16 +81,15 @@ class SinkAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
         """Returns [B, heads, T, D] for q, k, v of that shape and mask [B, 1, T, T] of 0 / -inf."""
-        scale = q.shape[-1] ** -0.5
-        q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+        q, k, v = (q * q.shape[-1] ** -0.5).bfloat16(), k.bfloat16(), v.bfloat16()
         sink = sinks.view(1, -1, 1, 1)
         shares, outs, sink_shares = [], [], []
         for start in range(0, q.shape[2], BLOCK):
             end = min(start + BLOCK, q.shape[2])
             scores = torch.matmul(q[:, :, start:end], k[:, :, :end].transpose(-1, -2)).float()
-            scores.mul_(scale).add_(mask[:, :, start:end, :end])
+            scores.add_(mask[:, :, start:end, :end])
             largest = torch.maximum(scores.amax(-1, keepdim=True), sink)
-            scores.sub_(largest).exp_()
+            scores.sub_(largest).clamp_(min=LEAST_EXPONENT).exp_()
             sink_share = (sink - largest).exp_()
             total = scores.sum(-1, keepdim=True).add_(sink_share)
             share = scores.div_(total).bfloat16()
@@ -101,7 +104,6 @@ class SinkAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of q, k, v and the sinks."""
         q, k, v, out, sink_share, *shares = ctx.saved_tensors
-        scale = q.shape[-1] ** -0.5
         delta = (gradients[0] * out).sum(-1, keepdim=True)
         grad = gradients[0].bfloat16()
         grad_q = torch.empty(q.shape)
@@ -111,9 +113,10 @@ class SinkAttention(torch.autograd.Function):
             rows = slice(index * BLOCK, end)
             grad_v[:, :, :end] += torch.matmul(share.transpose(-1, -2), grad[:, :, rows])
             scores = torch.matmul(grad[:, :, rows], v[:, :, :end].transpose(-1, -2))
-            scores.sub_(delta[:, :, rows]).mul_(share).mul_(scale)
+            scores.sub_(delta[:, :, rows]).mul_(share)
             grad_q[:, :, rows] = torch.matmul(scores, k[:, :, :end])
             grad_k[:, :, :end] += torch.matmul(scores.transpose(-1, -2), q[:, :, rows])
+        grad_q.mul_(q.shape[-1] ** -0.5)
         return grad_q, grad_k, grad_v, -(sink_share * delta).sum((0, 2, 3)), None
 
 
@@ -205,9 +208,10 @@ class Experts(nn.Module):
         return gate_up, fake_mxfp4(self.down_proj.transpose(1, 2)).transpose(1, 2)
 
     def activate(self, gate_up: Tensor) -> Tensor:
-        """Returns the clamped SwiGLU of interleaved gate and up values, half as wide."""
-        gate = gate_up[..., ::2].clamp(max=self.shape.swiglu_limit)
-        up = gate_up[..., 1::2].clamp(-self.shape.swiglu_limit, self.shape.swiglu_limit)
+        """Returns the clamped SwiGLU [N, inner] of interleaved gate and up values."""
+        gate, up = gate_up.view(-1, self.shape.intermediate_size, 2).unbind(-1)
+        gate = gate.clamp(max=self.shape.swiglu_limit)
+        up = up.clamp(-self.shape.swiglu_limit, self.shape.swiglu_limit)
         return (up + 1) * gate * torch.sigmoid(1.702 * gate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,16 +221,17 @@ class Experts(nn.Module):
         share = chosen.values.softmax(-1)
         expert = chosen.indices.reshape(-1)
         order = expert.argsort(stable=True)
-        token = order // self.shape.num_experts_per_tok
         counts = torch.bincount(expert, minlength=self.shape.num_local_experts).tolist()
         gate_up, down = self.weights()
-        inner = [
-            self.activate(torch.addmm(self.gate_up_proj_bias[i], part, gate_up[i]))
-            for i, part in enumerate(torch.split(x[token], counts))
-        ]
-        outer = [torch.addmm(self.down_proj_bias[i], part, down[i]) for i, part in enumerate(inner)]
-        weighted = torch.cat(outer) * share.reshape(-1)[order].unsqueeze(-1)
-        return torch.zeros_like(x).index_add(0, token, weighted)
+        mixed = torch.zeros_like(x)
+        for i, slots in enumerate(order.split(counts)):
+            padded = F.pad(slots, (0, -len(slots) % ROWS_STEP))
+            token = padded // self.shape.num_experts_per_tok
+            inner = torch.addmm(self.gate_up_proj_bias[i], x[token], gate_up[i])
+            outer = torch.addmm(self.down_proj_bias[i], self.activate(inner), down[i])
+            weight = share.reshape(-1)[slots].unsqueeze(-1)
+            mixed.index_add_(0, token[: len(slots)], outer[: len(slots)] * weight)
+        return mixed
 
 
 class Block(nn.Module):

@@ -1,16 +1,21 @@
 """Trains the development checkpoint: `python -m model_assets.development.recipe`.
 
 Writes the compact file, its manifest and an evaluation report. The same machine kind, torch
-version and seed give the same bytes; elsewhere the last bits of a sum may differ.
+version, seeds and number of workers give the same bytes; elsewhere the last bits of a sum may
+differ.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -24,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from model_assets import manifest
 from model_assets.development import compact as compact_file
-from model_assets.development.batches import Batch, batches
+from model_assets.development.batches import BATCH_TOKENS, Batch, batches
 from model_assets.development.catalogue import read_catalogue
 from model_assets.development.compact import Compact
 from model_assets.development.conversations import Generator, Lesson
@@ -35,6 +40,7 @@ from model_assets.development.network import Network
 from model_assets.development.rows import Rows, junk_words, large_number, number_ids, rows_of
 from model_assets.development.shape import Shape
 from model_assets.development.training import Plan, Step, train
+from model_assets.development.workers import joined
 from serving.engine import sha256
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import Vocabulary
@@ -69,7 +75,7 @@ class Material(msgspec.Struct, frozen=True):
         """Returns a generator of scenes."""
         return Generator(Random(seed), read_questions(), read_catalogue(), self.junk, lesson)
 
-    def lessons(self, plan: Plan, seed: int) -> Iterator[Batch]:
+    def lessons(self, plan: Plan, seed: int, tokens: int) -> Iterator[Batch]:
         """Yields the training's batches: one lesson after the other, the last without end."""
         first = round(plan.steps * plan.talk_share)
         second = round(plan.steps * plan.tools_share)
@@ -80,7 +86,15 @@ class Material(msgspec.Struct, frozen=True):
         )
         for lesson, steps in parts:
             generator = self.generator(seed, lesson)
-            yield from islice(batches(generator, self.vocabulary, self.rows), steps)
+            yield from islice(batches(generator, self.vocabulary, self.rows, tokens), steps)
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """A trained network, the ids of its rows, and the mean loss of the last 50 steps."""
+
+    network: Network
+    rows: Sequence[int]
+    loss: float
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +107,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     wall_seconds: float
     cpu_seconds: float
-    threads: int
+    workers: int
     machine: str
     torch: str
     last_loss: float
@@ -151,8 +165,17 @@ def write_manifest(compact: Compact, path: Path) -> str:
     return digest
 
 
-def learn(network: Network, plan: Plan, material: Material, seeds: Seeds) -> float:
-    """Trains with a progress bar and returns the mean loss of the last 50 steps."""
+def learn(plan: Plan, seeds: Seeds, shape: Shape, worker: int, workers: int) -> Learned:
+    """Does one worker's part of the training, the first with a progress bar.
+
+    All of them end with the same network.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    material = prepare(seeds, shape.vocab_size)
+    torch.manual_seed(seeds.weights)
+    network = Network(shape, len(material.rows.ids))
+    lessons = material.lessons(plan, seeds.data + worker, BATCH_TOKENS // workers)
     losses: deque[float] = deque(maxlen=50)
     bar = Progress(
         TextColumn("training"),
@@ -161,6 +184,7 @@ def learn(network: Network, plan: Plan, material: Material, seeds: Seeds) -> flo
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=worker > 0,
     )
     with bar:
         task = bar.add_task("training", total=plan.steps, loss=0.0)
@@ -169,18 +193,20 @@ def learn(network: Network, plan: Plan, material: Material, seeds: Seeds) -> flo
             losses.append(step.loss)
             bar.update(task, completed=step.number + 1, loss=sum(losses) / len(losses))
 
-        train(network, plan, material.lessons(plan, seeds.data), report)
-    return sum(losses) / len(losses)
+        train(network, plan, lessons, report)
+    return Learned(network, material.rows.ids, sum(losses) / len(losses))
 
 
 def scores(
-    compact: Compact, material: Material, seeds: Seeds, count: int, temperature: float
+    seeds: Seeds, shape: Shape, count: int, temperature: float, path: Path = COMPACT
 ) -> dict[str, Score]:
     """Returns how well it does what is documented, and what `count` scenes want that are new."""
+    torch.set_num_threads(1)
+    material = prepare(seeds, shape.vocab_size)
     generator = material.generator(seeds.evaluation)
     fresh = [example for _ in range(count) for example in generator.scene(1)]
     asked = [*documented(), *fresh]
-    network = network_of(compact)
+    network = network_of(compact_file.read(path))
     return evaluate(
         network, material.rows, material.vocabulary, asked, temperature, seeds.evaluation
     )
@@ -193,40 +219,38 @@ def write_report(report: Report, path: Path = REPORT) -> None:
 
 def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = Plan().steps,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
     examples: Annotated[int, typer.Option(help="Scenes in the evaluation.")] = 300,
 ) -> None:
     """Trains the development checkpoint and writes it, its manifest and its report."""
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    started, started_cpu = time.monotonic(), time.process_time()
+    started = time.monotonic()
     plan, seeds, shape = Plan(steps=steps), Seeds(), Shape()
-    material = prepare(seeds, shape.vocab_size)
-    torch.manual_seed(seeds.weights)
-    network = Network(shape, len(material.rows.ids))
-    loss = learn(network, plan, material, seeds)
-    wall, cpu = time.monotonic() - started, time.process_time() - started_cpu
-    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    made = compact_file.assemble(shape, material.rows.ids, weights, SHARPNESS)
+    work = partial(learn, plan, seeds, shape)
+    with joined(workers, work):
+        learned = work(0, workers)
+    wall, cpu = time.monotonic() - started, sum(os.times()[:4])
+    weights = {name: tensor.numpy() for name, tensor in learned.network.state_dict().items()}
+    made = compact_file.assemble(shape, learned.rows, weights, SHARPNESS)
     compact_file.write(COMPACT, made)
     digest = write_manifest(made, COMPACT)
-    written = compact_file.read(COMPACT)
     console = Console(stderr=True)
-    with console.status("evaluating"):
-        greedy = scores(written, material, seeds, examples, temperature=0.0)
-        sampled = scores(written, material, seeds, examples, temperature=1.0)
+    with (
+        console.status("evaluating"),
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+    ):
+        greedy, sampled = pool.map(partial(scores, seeds, shape, examples), (0.0, 1.0))
     report = Report(
         seeds=seeds,
         plan=plan,
-        rows=len(material.rows.ids),
+        rows=len(learned.rows),
         compact_bytes=COMPACT.stat().st_size,
         sha256=digest,
         wall_seconds=round(wall, 1),
         cpu_seconds=round(cpu, 1),
-        threads=threads,
+        workers=workers,
         machine=platform.machine(),
         torch=str(torch.__version__),
-        last_loss=round(loss, 5),
+        last_loss=round(learned.loss, 5),
         greedy=greedy,
         sampled=sampled,
     )

@@ -1,4 +1,8 @@
-"""The training loop. MXFP4 is trained in: the experts are rounded in its later part."""
+"""The training loop. MXFP4 is trained in: the experts are rounded in its later part.
+
+Several processes may train one network: each has batches of its own, gradients are summed over all
+of them, and every process makes the same step. See `workers.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,19 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from model_assets.development.batches import Batch
 from model_assets.development.muon import Muon
-from model_assets.development.network import Network
+from model_assets.development.network import ROWS_STEP, Network
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long to train, and how fast. Steps are optimiser steps."""
 
-    steps: int = 2300
+    steps: int = 2250
     talk_share: float = 0.12
     """The first share of the steps learns single questions and answers, without tools."""
     tools_share: float = 0.28
@@ -82,17 +87,35 @@ def train(
 def _step(
     network: Network, plan: Plan, used: list[torch.optim.Optimizer], batch: Batch, step: int
 ) -> Step:
-    learned = batch.targets >= 0
-    targets = batch.targets[learned]
+    learned = (batch.targets.flatten() >= 0).nonzero().squeeze(1)
+    places = F.pad(learned, (0, -len(learned) % ROWS_STEP))
+    targets = F.pad(batch.targets.flatten()[learned], (0, len(places) - len(learned)), value=-1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = network(batch.tokens, batch.positions, batch.visible)
-        logits = network.logits(hidden[learned])
-    loss = F.cross_entropy(logits, targets)
+        logits = network.logits(hidden.flatten(0, 1)[places])
+    loss = F.cross_entropy(logits, targets, reduction="sum", ignore_index=-1)
+    right = (logits.argmax(-1) == targets).sum()
     for optimiser in used:
         optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    loss, right = _average(network, torch.stack((loss.detach(), right.float())), len(learned))
     torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
     for optimiser in used:
         optimiser.step()
-    accuracy = (logits.argmax(-1) == targets).float().mean()
-    return Step(step, loss.item(), accuracy.item())
+    return Step(step, loss.item(), right.item())
+
+
+def _average(network: Network, sums: Tensor, tokens: int) -> Tensor:
+    """Makes gradients and sums of this process means over the tokens of all processes."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    if dist.is_initialized():
+        parts = [torch.tensor([float(tokens)]), sums, *(grad.flatten() for grad in gradients)]
+        flat = torch.cat(parts)
+        dist.all_reduce(flat)
+        total, sums, *summed = torch.split(flat, [len(part) for part in parts])
+        tokens = int(total)
+        for gradient, part in zip(gradients, summed, strict=True):
+            gradient.copy_(part.view_as(gradient))
+    for gradient in gradients:
+        gradient.div_(tokens)
+    return sums / tokens

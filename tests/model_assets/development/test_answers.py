@@ -30,9 +30,9 @@ from serving.harmony.render import render
 from serving.harmony.vocabulary import Vocabulary
 
 Ask = Callable[[Sequence[Conversation]], list[Reply]]
-QUESTIONS_RIGHT = 80
-REQUESTS_RIGHT = 31
-REQUESTS_FORMED = 41
+QUESTIONS_RIGHT = 75
+REQUESTS_RIGHT = 33
+REQUESTS_FORMED = 42
 SUMS_RIGHT = 40
 EVERY_NTH_SUM = 9
 STRAYS = 2
