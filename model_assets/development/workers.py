@@ -35,10 +35,16 @@ def joined(count: int, assist: Callable[[int, int], object]) -> Iterator[None]:
         ]
         for other in others:
             other.start()
-        with _member(0, count, place):
-            yield
-        for other in others:
-            other.join()
+        try:
+            with _member(0, count, place):
+                yield
+        except BaseException:
+            for other in others:
+                other.terminate()
+            raise
+        finally:
+            for other in others:
+                other.join()
 
 
 def _work(worker: int, count: int, place: str, assist: Callable[[int, int], object]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +36,14 @@ def gradient(network: Network) -> torch.Tensor:
     return torch.cat(
         [value.grad.flatten() for value in network.parameters() if value.grad is not None]
     )
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Gives the other tests of this process their threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def learn(rows: list[int]) -> tuple[Network, list[Step]]:
@@ -81,3 +91,4 @@ def test_one_worker_is_this_process() -> None:
 def test_a_worker_that_fails_ends_the_others() -> None:
     with pytest.raises(RuntimeError), joined(2, fail):
         learn([0])
+    assert not multiprocessing.active_children()
