@@ -1,7 +1,7 @@
 """The environment that TensorRT-LLM and its workers read, set before it is imported.
 
 Variable names as in tensorrt_llm/_bootstrap.py (pull request 18897, which sets the same ones from
-TRTLLM_CACHE_DIR where it is merged) and tensorrt_llm/usage/usage_lib.py.
+TRTLLM_CACHE_DIR where it is merged) and tensorrt_llm/usage/usage_lib.py, read in no release.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """What is used of TensorRT-LLM, and the only place in `serving` that imports it.
 
-The constructor is as in NVIDIA's reference of 1.4.0rc1, the methods and what `Completion` has as in
-that of 1.3.0rc29, three weeks older (tests/serving/runtime/trtllm/calls.json). What no reference
-tells was read in the source: tensorrt_llm/executor/result.py at c2908f580b2c, between 1.3.0rc27
-and 1.3.0rc29, for `cached_tokens` and what iterating does; executor/base_worker.py at 000bd1a6c323,
-later still; `_check_health` in llmapi/llm.py of mid-2026.
+The constructor is as in NVIDIA's reference of 1.4.0rc1; the calls, as in older release candidates
+(tests/serving/runtime/trtllm/calls.json). `Completion` and `Result` were read in the source of
+1.3.0rc29, three weeks older (executor/result.py); `shutdown` and `_check_health`, in that of
+1.3.0rc28, and so was one refusal of `generate_async`; its others, in no release.
 """
 
 from __future__ import annotations

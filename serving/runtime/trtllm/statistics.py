@@ -1,8 +1,8 @@
 """Gauges and counters, from the iterations that TensorRT-LLM reports and from what passed here.
 
-Names of the fields as in tests/unittest of its metrics collector, 1.3.0rc: `iter`,
-`numActiveRequests`, `numQueuedRequests`, `kvCacheStats`, `inflightBatchingStats`. They are reported
-only with the LLM argument `enable_iter_perf_stats`.
+Names of the fields as in tests of its metrics collector and in executor/iteration_stats.py at
+b11790149e0e, in no release: `iter`, `numQueuedRequests`, `kvCacheStats`, `inflightBatchingStats`.
+They are reported only with the LLM argument `enable_iter_perf_stats`.
 """
 
 from __future__ import annotations

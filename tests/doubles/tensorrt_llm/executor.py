@@ -1,5 +1,5 @@
-"""Requests in flight. Follows tensorrt_llm/executor: utils.py (the errors), result.py at
-c2908f580b2c (`CompletionOutput`, `GenerationResult`, `IterationResult`), base_worker.py (how many
+"""Requests in flight. Follows tensorrt_llm/executor: utils.py (the errors), result.py of
+1.3.0rc29 (`CompletionOutput`, `GenerationResult`, `IterationResult`), base_worker.py (how many
 tokens, what ends a sequence), proxy.py (one wake-up an engine step; what a dead worker does).
 """
 

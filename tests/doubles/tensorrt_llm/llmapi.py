@@ -104,10 +104,8 @@ class LLM:
             raise ValueError(f"priority must be a float in [0.0, 1.0], got {priority}")
         most = self.args.get("max_num_tokens") or 8192
         if not self.args.get("enable_chunked_prefill") and len(inputs) > most:
-            raise RequestError(
-                f"The sum of prompt length ({len(inputs)}), query length (0) should not exceed "
-                f"max_num_tokens ({most})"
-            )
+            # As in 1.3.0rc28, which counts the prompt alone; the words are not theirs.
+            raise RequestError(f"The prompt has {len(inputs)} tokens, max_num_tokens is {most}")
         return self._executor.submit(inputs, parameters, cache_salt, priority)
 
     def get_stats_async(self, timeout: float | None = 2) -> IterationResult:

@@ -1,7 +1,7 @@
-"""What is called of TensorRT-LLM, against the names and defaults of NVIDIA's reference.
+"""What is called of TensorRT-LLM, against the names and defaults that NVIDIA publishes.
 
 calls.json holds them, each with the version whose page was read:
-https://nvidia.github.io/TensorRT-LLM/VERSION/llm-api/reference/PAGE.html.
+https://nvidia.github.io/TensorRT-LLM/VERSION/PAGE.html.
 """
 
 from __future__ import annotations
