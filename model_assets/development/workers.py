@@ -1,8 +1,8 @@
 """Processes that train one network together, one thread each.
 
-A second core is worth little to the threads of one process, whose matrices are small, and nearly
-doubles the speed as a second process with batches of its own. Gradients are summed over the
-processes in a fixed order, so the result depends on how many there are and on nothing else.
+The matrices are small: a second core is worth more as a second process with batches of its own,
+about half as fast again, than as a second thread. Gradients are summed over the processes in a
+fixed order, so the result depends on how many there are and on nothing else.
 """
 
 from __future__ import annotations
