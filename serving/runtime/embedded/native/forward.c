@@ -22,7 +22,7 @@ static int threads_for(const Pass *pass, int64_t multiplications) {
 
 static void linear(const Pass *pass, const Matrix *matrix, const bf16 *from, void *to,
                    Ending ending) {
-    Rows rows = {from, matrix->inputs, 0};
+    Rows rows = {from, matrix->inputs};
     Target target = {to, padded(matrix->outputs), ending};
     multiply(matrix, &rows, pass->rows, &target,
              threads_for(pass, pass->rows * matrix->outputs * matrix->inputs), pass->room.panels);
@@ -182,28 +182,39 @@ static void sort_pairs(const Pass *pass) {
     room->bounds[0] = 0;
 }
 
-/* Each expert's matrix times its pairs. Rows of `from` are indexed with `index` where it is given,
- * else they are the pairs. */
-static void multiply_experts(const Pass *pass, const Matrix *first, const bf16 *from,
-                             const int32_t *index, float *to) {
+/* Puts what each pair reads side by side, in the order of experts. */
+static void gather(const Pass *pass) {
+    int64_t hidden = pass->model->hidden, pairs = pass->rows * pass->model->per_token;
+#pragma omp parallel for num_threads(pass->threads) if (pass->rows > LEAST_SHARED_ROWS)
+    for (int64_t pair = 0; pair < pairs; pair++)
+        memcpy(pass->room.pair_rows + pair * hidden,
+               pass->room.input + pass->room.source[pair] * hidden, hidden * sizeof(bf16));
+}
+
+/* Each expert's matrix times its pairs. */
+static void multiply_experts(const Pass *pass, const Matrix *first, const bf16 *from, float *to) {
     const int64_t *bounds = pass->room.bounds;
     int64_t experts = pass->model->experts, pairs = bounds[experts];
     int64_t across = panels(first), size = across * PANEL;
+    Rows rows = {from, first->inputs};
+    Target target = {to, size, WRITE};
     int threads = threads_for(pass, pairs * first->outputs * first->inputs);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t task = 0; task < experts * across; task++) {
-        int64_t expert = task / across;
-        Matrix matrix = *first;
-        int64_t weights = expert * size * matrix.inputs;
-        matrix.weights = (const char *)first->weights +
-                         (first->scales ? weights / 2 : weights * (int64_t)sizeof(bf16));
-        if (first->scales) matrix.scales += weights / SHARED_SCALE;
-        matrix.bias += expert * size;
-        Rows rows = {from, matrix.inputs, index};
-        Target target = {to, size, WRITE};
-        bf16 *unpacked = pass->room.panels + omp_get_thread_num() * panel_size(pass->model);
-        multiply_panel(&matrix, task % across, &rows, bounds[expert], bounds[expert + 1], &target,
-                       unpacked);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Worker worker = begin_work(pass->room.panels, panel_size(pass->model));
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < experts * across; task++) {
+            int64_t expert = task / across;
+            Matrix matrix = *first;
+            int64_t weights = expert * size * matrix.inputs;
+            matrix.weights = (const char *)first->weights +
+                             (first->scales ? weights / 2 : weights * (int64_t)sizeof(bf16));
+            if (first->scales) matrix.scales += weights / SHARED_SCALE;
+            matrix.bias += expert * size;
+            multiply_panel(&matrix, task % across, &rows, bounds[expert], bounds[expert + 1],
+                           &target, &worker);
+        }
+        end_work(&worker);
     }
 }
 
@@ -251,9 +262,10 @@ static void run_experts(const Pass *pass, const Layer *layer) {
         route(model, room->scores + row * padded(model->experts),
               room->chosen + row * model->per_token, room->weights + row * model->per_token);
     sort_pairs(pass);
-    multiply_experts(pass, &layer->gate_up, room->input, room->source, room->gate_up);
+    gather(pass);
+    multiply_experts(pass, &layer->gate_up, room->pair_rows, room->gate_up);
     activate(pass);
-    multiply_experts(pass, &layer->down, room->inner_rows, 0, room->outputs);
+    multiply_experts(pass, &layer->down, room->inner_rows, room->outputs);
     combine(pass);
 }
 

@@ -9,7 +9,7 @@
 
 #if defined(PAIRS_IN_HARDWARE) && defined(__AVX512VBMI__)
 
-#define WIDENED_TILES 3 /* for as many, widening again costs less than keeping what was widened */
+#define WIDENED_GROUPS 3 /* as WIDENED_TILES */
 #define A_OR_B_AND_C 0xF8
 
 /* The bits of a magnitude m below 64 in bfloat16. */
@@ -40,7 +40,7 @@ INLINE void widen_codes(const uint8_t *from, words *to) {
 
 #else
 
-#define WIDENED_TILES 1
+#define WIDENED_GROUPS 1
 
 /* Eight bytes, the pairs of four outputs, each. */
 typedef uint64_t fours __attribute__((vector_size(4 * LANES)));

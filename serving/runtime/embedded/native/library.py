@@ -18,7 +18,7 @@ from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("forward.c")
-HEADERS = ("vectors.h", "int8.h", "matrix.h", "attention.h", "model.h")
+HEADERS = ("vectors.h", "tiles.h", "int8.h", "matrix.h", "attention.h", "model.h")
 COMPILER = "gcc"
 # No -ffast-math: sums must keep their order. The two other flags only let loops be vectorised.
 # OpenMP is torch's own copy, which is loaded already and has the same name.

@@ -1,18 +1,20 @@
 /* y = x W^T + b for rows of bfloat16, with sums in float32.
  *
- * An output is one chain of additions over the inputs in their order, whatever rows and outputs
- * are computed beside it: a row gives the same bits alone and in any batch. */
+ * An output is one chain of additions over the inputs, in their order or as tiles.h has it, whatever
+ * rows and outputs are computed beside it: a row gives the same bits alone and in any batch. */
 #ifndef MATRIX_H
 #define MATRIX_H
 
 #include <omp.h>
 
 #include "int8.h"
+#include "tiles.h"
 
 #define PANEL 64       /* outputs that are computed together */
 #define PANEL_VECTORS (PANEL / LANES)
-#define TILE_ROWS 6    /* rows that are computed together: 24 sums stay in registers */
+#define GROUP_ROWS 6   /* rows that are computed together: 24 sums stay in registers */
 #define TASK_ROWS 96   /* rows of one task */
+#define WIDENED_TILES 2 /* for as many, widening again costs less than keeping what was widened */
 #define SHARED_SCALE 32 /* inputs that share a scale in MXFP4 */
 
 /* `weights` holds a panel after another: for each pair of inputs, that pair of each of the panel's
@@ -22,8 +24,8 @@
  * and every 32 inputs of an output share a scale byte, in panels too. Such a panel is unpacked
  * before it is used: the sums are those of the same weights in bfloat16.
  *
- * With `row_scales`, one for each output, they are INT8 codes (int8.h). For a few tiles of rows
- * they are widened as they are read, for more a panel is unpacked first: the sums are those of the
+ * With `row_scales`, one for each output, they are INT8 codes (int8.h). For a few groups of
+ * rows they are widened as they are read, for more a panel is unpacked first: the sums are those of the
  * codes in bfloat16. Scale and bias come last. */
 typedef struct {
     const void *weights;
@@ -33,11 +35,10 @@ typedef struct {
     int64_t outputs, inputs;
 } Matrix;
 
-/* Rows of a matrix: row i begins at from + stride * (index ? index[i] : i). */
+/* Row i begins at from + stride * i. */
 typedef struct {
     const bf16 *from;
     int64_t stride;
-    const int32_t *index;
 } Rows;
 
 typedef enum { WRITE, ADD, WRITE_NARROW } Ending;
@@ -52,10 +53,6 @@ typedef struct {
 INLINE int64_t panels(const Matrix *matrix) { return (matrix->outputs + PANEL - 1) / PANEL; }
 
 INLINE int64_t padded(int64_t outputs) { return (outputs + PANEL - 1) / PANEL * PANEL; }
-
-INLINE const bf16 *row_of(const Rows *rows, int64_t row) {
-    return rows->from + rows->stride * (rows->index ? rows->index[row] : row);
-}
 
 INLINE void finish(const Target *target, int64_t row, int64_t column, const floats *sums) {
     int64_t at = row * target->stride + column;
@@ -117,6 +114,16 @@ INLINE floats bias_of(const Matrix *matrix, int64_t at) {
     return matrix->bias ? load(matrix->bias + at) : spread(0);
 }
 
+/* Scale and bias of a row's sums. One function and not a part of several: whether a compiler rounds
+ * between a product and a sum may depend on what is around them. */
+__attribute__((noinline, noclone)) static void scale_sums(const Matrix *matrix, int64_t panel,
+                                                          floats *sums) {
+    for (int c = 0; c < PANEL_VECTORS; c++) {
+        int64_t at = panel * PANEL + c * LANES;
+        sums[c] = sums[c] * load(matrix->row_scales + at) + bias_of(matrix, at);
+    }
+}
+
 /* Weights of one panel, and where to read ahead while they are used: in the next panel, or nowhere
  * new where they are unpacked, because what follows them is another thread's. */
 typedef struct {
@@ -145,15 +152,15 @@ INLINE void load_weights(const int coded, const Panel *panel, int64_t k, words *
 }
 
 /* `count` rows times one panel, of codes or of bfloat16: both are constants where this is inlined. */
-INLINE void multiply_tile(const int count, const int coded, const Matrix *matrix,
+INLINE void multiply_group(const int count, const int coded, const Matrix *matrix,
                           const Panel *weights, int64_t panel, const Rows *rows, int64_t first,
                           const Target *target) {
-    const bf16 *x[TILE_ROWS];
+    const bf16 *x[GROUP_ROWS];
     const float *scales = matrix->row_scales;
-    floats sums[TILE_ROWS][PANEL_VECTORS];
+    floats sums[GROUP_ROWS][PANEL_VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < count; r++) {
-        x[r] = row_of(rows, first + r);
+        x[r] = rows->from + rows->stride * (first + r);
 #pragma GCC unroll 8
         for (int c = 0; c < PANEL_VECTORS; c++)
             sums[r][c] = scales ? spread(0) : bias_of(matrix, panel * PANEL + c * LANES);
@@ -171,71 +178,144 @@ INLINE void multiply_tile(const int count, const int coded, const Matrix *matrix
     }
 #pragma GCC unroll 8
     for (int r = 0; r < count; r++) {
-#pragma GCC unroll 8
-        for (int c = 0; scales && c < PANEL_VECTORS; c++) {
-            int64_t at = panel * PANEL + c * LANES;
-            sums[r][c] = sums[r][c] * load(scales + at) + bias_of(matrix, at);
-        }
+        if (scales) scale_sums(matrix, panel, sums[r]);
         finish(target, first + r, panel * PANEL, sums[r]);
     }
 }
 
-/* Rows `first` to `last` times one panel, in tiles. */
-INLINE void multiply_tiles(const int coded, const Matrix *matrix, const Panel *weights,
+/* Rows `first` to `last` times one panel, in groups. */
+INLINE void multiply_groups(const int coded, const Matrix *matrix, const Panel *weights,
                            int64_t panel, const Rows *rows, int64_t first, int64_t last,
                            const Target *target) {
-    for (; first + TILE_ROWS <= last; first += TILE_ROWS)
-        multiply_tile(TILE_ROWS, coded, matrix, weights, panel, rows, first, target);
+    for (; first + GROUP_ROWS <= last; first += GROUP_ROWS)
+        multiply_group(GROUP_ROWS, coded, matrix, weights, panel, rows, first, target);
     switch (last - first) {
-    case 5: multiply_tile(5, coded, matrix, weights, panel, rows, first, target); break;
-    case 4: multiply_tile(4, coded, matrix, weights, panel, rows, first, target); break;
-    case 3: multiply_tile(3, coded, matrix, weights, panel, rows, first, target); break;
-    case 2: multiply_tile(2, coded, matrix, weights, panel, rows, first, target); break;
-    case 1: multiply_tile(1, coded, matrix, weights, panel, rows, first, target); break;
+    case 5: multiply_group(5, coded, matrix, weights, panel, rows, first, target); break;
+    case 4: multiply_group(4, coded, matrix, weights, panel, rows, first, target); break;
+    case 3: multiply_group(3, coded, matrix, weights, panel, rows, first, target); break;
+    case 2: multiply_group(2, coded, matrix, weights, panel, rows, first, target); break;
+    case 1: multiply_group(1, coded, matrix, weights, panel, rows, first, target); break;
     default: break;
     }
 }
 
-/* Rows `first` to `last` times one panel. `unpacked` has room for one in bfloat16; it is not used
- * where the matrix is that already. */
+/* What a thread works with. */
+typedef struct {
+    bf16 *unpacked;    /* room for a panel in bfloat16 */
+    int64_t tile_rows; /* for how many rows the tiles have their shape, or 0 */
+} Worker;
+
+INLINE Worker begin_work(bf16 *room, int64_t panel_size) {
+    return (Worker){room + omp_get_thread_num() * panel_size, 0};
+}
+
+/* Leaves the registers as they were. */
+INLINE void end_work(const Worker *worker) {
+#ifdef TILES
+    if (worker->tile_rows) release_tiles();
+#else
+    (void)worker;
+#endif
+}
+
+/* By the matrix alone, not by the rows: the two forms differ in their rounding. */
+INLINE int in_tiles(const Matrix *matrix) {
+    return have_tiles && matrix->inputs % TILE_INPUTS == 0;
+}
+
+#ifdef TILES
+/* As multiply_groups, for inputs that are a multiple of TILE_INPUTS. */
+INLINE void multiply_in_tiles(const int coded, const Matrix *matrix, const Panel *weights,
+                              int64_t panel, const Rows *rows, int64_t first, int64_t last,
+                              const Target *target, Worker *worker) {
+    const float *scales = matrix->row_scales;
+    float sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
+    bf16 widened[TILE_INPUTS * PANEL] __attribute__((aligned(64)));
+    for (int64_t count; first < last; first += count) {
+        count = last - first < TILE_ROWS ? last - first : TILE_ROWS;
+        if (worker->tile_rows != count) shape_tiles(worker->tile_rows = count);
+        for (int c = 0; c < PANEL_VECTORS; c++)
+            store(sums + c * LANES,
+                  scales ? spread(0) : bias_of(matrix, panel * PANEL + c * LANES));
+        begin_tiles(sums);
+        for (int64_t k = 0; k < matrix->inputs; k += TILE_INPUTS) {
+            const bf16 *tiles = (const bf16 *)weights->weights + k * PANEL;
+            if (coded) {
+                for (int64_t i = 0; i < TILE_INPUTS; i += 2) {
+                    words w[PANEL_VECTORS];
+                    load_weights(1, weights, k + i, w);
+                    memcpy(widened + i * PANEL, w, sizeof w);
+                }
+                tiles = widened;
+            }
+            add_tiles(rows->from + rows->stride * first + k, rows->stride * (int64_t)sizeof(bf16),
+                      tiles);
+        }
+        store_tiles(sums);
+        for (int64_t r = 0; r < count; r++) {
+            floats row[PANEL_VECTORS];
+            memcpy(row, sums + r * PANEL, sizeof row);
+            if (scales) scale_sums(matrix, panel, row);
+            finish(target, first + r, panel * PANEL, row);
+        }
+    }
+}
+#endif
+
+/* Rows `first` to `last` times one panel. */
 static void multiply_panel(const Matrix *matrix, int64_t panel, const Rows *rows, int64_t first,
-                           int64_t last, const Target *target, bf16 *unpacked) {
+                           int64_t last, const Target *target, Worker *worker) {
     if (first == last) return;
     int64_t size = matrix->inputs * PANEL;
-    const int coded = matrix->row_scales && last - first <= WIDENED_TILES * TILE_ROWS;
-    Panel weights = {unpacked, unpacked};
+    int64_t widened = in_tiles(matrix) ? WIDENED_TILES * TILE_ROWS : WIDENED_GROUPS * GROUP_ROWS;
+    const int coded = matrix->row_scales && last - first <= widened;
+    Panel weights = {worker->unpacked, worker->unpacked};
     if (coded) {
         const uint8_t *codes = (const uint8_t *)matrix->weights + panel * size;
         weights = (Panel){codes, codes + size};
     } else if (matrix->row_scales) {
-        widen_panel(matrix, panel, unpacked);
+        widen_panel(matrix, panel, worker->unpacked);
     } else if (matrix->scales) {
-        unpack(matrix, panel, unpacked);
+        unpack(matrix, panel, worker->unpacked);
     } else {
         const bf16 *plain = (const bf16 *)matrix->weights + panel * size;
         weights = (Panel){plain, plain + size};
     }
+#ifdef TILES
+    if (in_tiles(matrix)) {
+        if (coded)
+            multiply_in_tiles(1, matrix, &weights, panel, rows, first, last, target, worker);
+        else
+            multiply_in_tiles(0, matrix, &weights, panel, rows, first, last, target, worker);
+        return;
+    }
+#endif
     if (coded)
-        multiply_tiles(1, matrix, &weights, panel, rows, first, last, target);
+        multiply_groups(1, matrix, &weights, panel, rows, first, last, target);
     else
-        multiply_tiles(0, matrix, &weights, panel, rows, first, last, target);
+        multiply_groups(0, matrix, &weights, panel, rows, first, last, target);
 }
 
-/* Rows 0 to `count` times the whole matrix on up to `threads` threads. `unpacked` has room for a
- * panel in bfloat16 for each. */
+/* Rows 0 to `count` times the whole matrix on up to `threads` threads. `room` has a panel in
+ * bfloat16 for each. */
 static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, const Target *target,
-                     int threads, bf16 *unpacked) {
+                     int threads, bf16 *room) {
     int64_t across = panels(matrix), down = (count + TASK_ROWS - 1) / TASK_ROWS;
     /* A large matrix is given out in runs of panels, so that memory is read in long stretches. */
     int64_t run = across > 256 ? 8 : 1;
     int64_t runs = (across + run - 1) / run;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t task = 0; task < runs * down; task++) {
-        int64_t first = task / runs * TASK_ROWS, panel = task % runs * run;
-        int64_t last = first + TASK_ROWS < count ? first + TASK_ROWS : count;
-        int64_t end = panel + run < across ? panel + run : across;
-        bf16 *room = unpacked + omp_get_thread_num() * matrix->inputs * PANEL;
-        for (; panel < end; panel++) multiply_panel(matrix, panel, rows, first, last, target, room);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Worker worker = begin_work(room, matrix->inputs * PANEL);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < runs * down; task++) {
+            int64_t first = task / runs * TASK_ROWS, panel = task % runs * run;
+            int64_t last = first + TASK_ROWS < count ? first + TASK_ROWS : count;
+            int64_t end = panel + run < across ? panel + run : across;
+            for (; panel < end; panel++)
+                multiply_panel(matrix, panel, rows, first, last, target, &worker);
+        }
+        end_work(&worker);
     }
 }
 

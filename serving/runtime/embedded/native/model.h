@@ -52,6 +52,7 @@ typedef struct {
     int32_t *place;   /* (tokens, per_token): where the pair is in the order of experts */
     int32_t *source;  /* (pairs,): the token of a pair, in the order of experts */
     int64_t *bounds;  /* (experts + 1,): where an expert's pairs begin */
+    bf16 *pair_rows;  /* (pairs, hidden): the rows of `input`, in that order */
     float *gate_up;   /* (pairs, 2 * inner): all gates, then all ups */
     bf16 *inner_rows; /* (pairs, inner) */
     float *outputs;   /* (pairs, hidden) */
@@ -103,6 +104,7 @@ static int64_t lay_out(const Model *model, int64_t tokens, int threads, char *ba
     room->place = place(&next, pairs, sizeof(int32_t));
     room->source = place(&next, pairs, sizeof(int32_t));
     room->bounds = place(&next, model->experts + 1, sizeof(int64_t));
+    room->pair_rows = place(&next, pairs * model->hidden, sizeof(bf16));
     room->gate_up = place(&next, pairs * padded(2 * model->inner), sizeof(float));
     room->inner_rows = place(&next, pairs * model->inner, sizeof(bf16));
     room->outputs = place(&next, pairs * padded(model->hidden), sizeof(float));

@@ -1,4 +1,4 @@
-"""The compiled functions, as this machine runs them and as one without bfloat16 hardware does."""
+"""The compiled functions, as this machine runs them and as ones with less hardware do."""
 
 from __future__ import annotations
 
@@ -20,11 +20,19 @@ from serving.runtime.embedded.plan import Span
 
 BLOCKS = 64
 CPU = torch.device("cpu")
+MACHINES = {"machine": (), "without-tiles": ("-DNO_TILES",), "portable": ("-DPORTABLE",)}
 
 
-@pytest.fixture(scope="session", params=[(), ("-DPORTABLE",)], ids=["machine", "portable"])
-def kernels(request: pytest.FixtureRequest) -> Library:
-    return library.load(library.default_cache(), options=request.param)
+@pytest.fixture(scope="session", params=list(MACHINES.values()), ids=list(MACHINES))
+def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The compiler's, for one of the machines."""
+    chosen: tuple[str, ...] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def kernels(options: tuple[str, ...]) -> Library:
+    return library.load(library.default_cache(), options=options)
 
 
 @pytest.fixture
