@@ -109,20 +109,25 @@ static void mix(const Pass *pass, const Cache *cache) {
             begins[tiles++] = (int32_t)row;
     }
     int threads = threads_for(pass, 2 * seen * width);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t task = tiles * heads->kv_heads - 1; task >= 0; task--) {
-        int64_t number = task / heads->kv_heads, row = begins[number];
-        const Token *token = room->tokens + row;
-        Tile tile = {
-            .table = cache->sliding ? token->span->sliding_table : token->span->full_table,
-            .queries = room->queries + row * width,
-            .outputs = room->mixed + row * width,
-            .stride = width,
-            .position = token->position,
-            .tokens = (number + 1 < tiles ? begins[number + 1] : pass->rows) - row,
-            .kv_head = task % heads->kv_heads,
-        };
-        attend(heads, cache, &tile);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Shaped shaped = {0};
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = tiles * heads->kv_heads - 1; task >= 0; task--) {
+            int64_t number = task / heads->kv_heads, row = begins[number];
+            const Token *token = room->tokens + row;
+            Tile tile = {
+                .table = cache->sliding ? token->span->sliding_table : token->span->full_table,
+                .queries = room->queries + row * width,
+                .outputs = room->mixed + row * width,
+                .stride = width,
+                .position = token->position,
+                .tokens = (number + 1 < tiles ? begins[number + 1] : pass->rows) - row,
+                .kv_head = task % heads->kv_heads,
+            };
+            attend(heads, cache, &tile, &shaped);
+        }
+        release_tiles(&shaped);
     }
 }
 
@@ -214,7 +219,7 @@ static void multiply_experts(const Pass *pass, const Matrix *first, const bf16 *
             multiply_panel(&matrix, task % across, &rows, bounds[expert], bounds[expert + 1],
                            &target, &worker);
         }
-        end_work(&worker);
+        release_tiles(&worker.tiles);
     }
 }
 

@@ -199,23 +199,14 @@ INLINE void multiply_groups(const int coded, const Matrix *matrix, const Panel *
     }
 }
 
-/* What a thread works with. */
+/* What a thread works with: room for a panel in bfloat16, and its tiles. */
 typedef struct {
-    bf16 *unpacked;    /* room for a panel in bfloat16 */
-    int64_t tile_rows; /* for how many rows the tiles have their shape, or 0 */
+    bf16 *unpacked;
+    Shaped tiles;
 } Worker;
 
 INLINE Worker begin_work(bf16 *room, int64_t panel_size) {
-    return (Worker){room + omp_get_thread_num() * panel_size, 0};
-}
-
-/* Leaves the registers as they were. */
-INLINE void end_work(const Worker *worker) {
-#ifdef TILES
-    if (worker->tile_rows) release_tiles();
-#else
-    (void)worker;
-#endif
+    return (Worker){room + omp_get_thread_num() * panel_size, {0}};
 }
 
 /* By the matrix alone, not by the rows: the two forms differ in their rounding. */
@@ -233,11 +224,11 @@ INLINE void multiply_in_tiles(const int coded, const Matrix *matrix, const Panel
     bf16 widened[TILE_INPUTS * PANEL] __attribute__((aligned(64)));
     for (int64_t count; first < last; first += count) {
         count = last - first < TILE_ROWS ? last - first : TILE_ROWS;
-        if (worker->tile_rows != count) shape_tiles(worker->tile_rows = count);
+        shape_tiles(&worker->tiles, count);
         for (int c = 0; c < PANEL_VECTORS; c++)
             store(sums + c * LANES,
                   scales ? spread(0) : bias_of(matrix, panel * PANEL + c * LANES));
-        begin_tiles(sums);
+        begin_tiles(sums, 0);
         for (int64_t k = 0; k < matrix->inputs; k += TILE_INPUTS) {
             const bf16 *tiles = (const bf16 *)weights->weights + k * PANEL;
             if (coded) {
@@ -249,9 +240,9 @@ INLINE void multiply_in_tiles(const int coded, const Matrix *matrix, const Panel
                 tiles = widened;
             }
             add_tiles(rows->from + rows->stride * first + k, rows->stride * (int64_t)sizeof(bf16),
-                      tiles);
+                      tiles, 2 * PANEL * sizeof(bf16));
         }
-        store_tiles(sums);
+        store_tiles(sums, PANEL * sizeof(float));
         for (int64_t r = 0; r < count; r++) {
             floats row[PANEL_VECTORS];
             memcpy(row, sums + r * PANEL, sizeof row);
@@ -315,7 +306,7 @@ static void multiply(const Matrix *matrix, const Rows *rows, int64_t count, cons
             for (; panel < end; panel++)
                 multiply_panel(matrix, panel, rows, first, last, target, &worker);
         }
-        end_work(&worker);
+        release_tiles(&worker.tiles);
     }
 }
 

@@ -33,6 +33,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "int8": {"int8": True, "heads": 6, "hidden": 96, "intermediate": 96},
 }
 FORMS: dict[str, dict[str, Any]] = {"bfloat16": {}, "int8": {"int8": True}}
+BLOCKS_OF = (16, 32)
+"""Tokens: with heads of 64, the second are of whole tiles."""
 
 
 @pytest.mark.parametrize("block_tokens", [16, 32, 48])
@@ -115,13 +117,18 @@ def deviations(found: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
     return (found - exact).pow(2).mean(1).sqrt() / exact.std(1)
 
 
+@pytest.mark.parametrize("block_tokens", BLOCKS_OF)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_a_chunk_gives_the_bits_of_its_tokens_one_by_one(
-    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any, form: dict[str, Any]
+    native_pass: MakeNative,
+    logits_after: LogitsAfter,
+    shape: Any,
+    form: dict[str, Any],
+    block_tokens: int,
 ) -> None:
     chosen = shape(dtype=torch.bfloat16, heads=8, head_dim=64, **form)
-    single = logits_after(native_pass(chosen), TOKENS, [1] * len(TOKENS))
-    chunked = logits_after(native_pass(chosen), TOKENS, CHUNKS)
+    single = logits_after(native_pass(chosen, block_tokens), TOKENS, [1] * len(TOKENS))
+    chunked = logits_after(native_pass(chosen, block_tokens), TOKENS, CHUNKS)
     ends = np.cumsum(CHUNKS) - 1
     assert torch.equal(single[ends.tolist()], chunked)
 
@@ -184,10 +191,11 @@ def test_cleared_blocks_read_as_zeros(
     assert torch.equal(forward.run([last])[1], untouched)
 
 
+@pytest.mark.parametrize("block_tokens", BLOCKS_OF)
 def test_what_is_not_a_number_stays_with_its_sequence(
-    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any
+    native_pass: MakeNative, logits_after: LogitsAfter, shape: Any, block_tokens: int
 ) -> None:
-    forward = native_pass(shape(dtype=torch.bfloat16))
+    forward = native_pass(shape(dtype=torch.bfloat16, head_dim=64), block_tokens)
     expected = logits_after(forward, TOKENS, (20,))
     embedding = next(kept for kept in forward.model.kept if kept.shape == (300, 64))
     with torch.inference_mode():
@@ -207,11 +215,11 @@ def test_two_threads_give_the_bits_of_one(
     native_pass: MakeNative, logits_after: LogitsAfter, shape: Any, form: dict[str, Any]
 ) -> None:
     chosen = shape(dtype=torch.bfloat16, hidden=128, heads=8, head_dim=64, **form)
-    one = logits_after(native_pass(chosen), TOKENS, CHUNKS)
+    one = logits_after(native_pass(chosen, 32), TOKENS, CHUNKS)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        two = logits_after(native_pass(chosen), TOKENS, CHUNKS)
+        two = logits_after(native_pass(chosen, 32), TOKENS, CHUNKS)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(one, two)
