@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -94,7 +96,8 @@ def write_engine(tmp_path: Path) -> WriteEngine:
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Returns the double as the module `tensorrt_llm`, for this test only."""
     monkeypatch.syspath_prepend(str(DOUBLES))
-    yield importlib.import_module("tensorrt_llm")
+    with patch.dict(os.environ):  # It writes its `env_overrides` there, as the real one does.
+        yield importlib.import_module("tensorrt_llm")
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
         del sys.modules[name]
 
