@@ -6,7 +6,9 @@ Sources of the rules, read in 2026: which expert backend runs where, `ModelConfi
 backend TRTLLM (issue 13166); a request's priority counts only with the waiting queue `priority`
 (pull request 12362); a block's tokens are a power of two (features/kvcache of 1.4.0rc1). TRITON is
 deprecated since September 2026 and promised for three months more (pull request 19035); CUTLASS is
-its successor on Hopper and "performance may differ".
+its successor on Hopper, but not for fp8 activations. The guide for GPT-OSS of 1.4.0rc4 still has
+TRITON as Hopper's default. There naming a backend is to be deprecated where `moe_config.tactic`,
+whose values were not read, can replace it; so a backend is named.
 """
 
 from __future__ import annotations

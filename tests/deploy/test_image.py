@@ -28,7 +28,9 @@ TENSORRT_LLM = (
     "huggingface-hub<2.0,>=1.5.0",
 )
 """What TensorRT-LLM 1.4.0rc1 requires of packages that the service has too: the PKG-INFO of its
-source distribution on the Python Package Index, names as this repository spells them."""
+source distribution on the Python Package Index, names as this repository spells them. The index has
+no later one: that the pinned version requires the same is inferred, and checked when an image is
+built (deploy/image/join_base.py)."""
 
 LEFT_TO_THE_BASE = {
     *("torch", "sympy", "mpmath", "networkx", "setuptools", "apache-tvm-ffi", "tokenizers")

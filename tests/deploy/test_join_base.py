@@ -127,7 +127,7 @@ def image(tmp_path: Path) -> Image:
     made.in_base("torch", "2.14.0a0+b4e4ee8", ["mathematics>=1"])
     made.in_base("mathematics", "1.5")
     made.in_base(
-        "tensorrt-llm", "1.4.0rc1", ["torch>=2.14.0a0", "arrays<2.4", 'other==1; extra == "devel"']
+        "tensorrt-llm", "1.4.0rc4", ["torch>=2.14.0a0", "arrays<2.4", 'other==1; extra == "devel"']
     )
     made.in_base("arrays", "2.3.5")
     return made
@@ -137,7 +137,7 @@ def test_the_packages_of_the_base_are_seen(image: Image) -> None:
     image.in_environment("web", "3.0", ["arrays>=2"])
     result = image.join()
     assert result.returncode == 0, result.stdout + result.stderr
-    assert image.version("tensorrt_llm") == "1.4.0rc1"
+    assert image.version("tensorrt_llm") == "1.4.0rc4"
     assert image.version("torch") == "2.14.0a0+b4e4ee8"
     assert image.version("web") == "3.0"
 
@@ -173,7 +173,7 @@ def test_a_package_that_cannot_live_with_the_bases_ends_the_build(image: Image) 
 
 
 def test_another_base_image_ends_the_build(image: Image) -> None:
-    shutil.rmtree(image.base_packages / "tensorrt_llm-1.4.0rc1.dist-info")
+    shutil.rmtree(image.base_packages / "tensorrt_llm-1.4.0rc4.dist-info")
     result = image.join()
     assert result.returncode == 1
     assert "error: tensorrt-llm does not come from the base image" in result.stdout

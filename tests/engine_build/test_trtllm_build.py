@@ -38,7 +38,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [3, 0, 1]})
     monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [3, 0, 1]})
     made = furnish(tmp_path / "scene")
-    made.runtime_version = "1.4.0rc1"
+    made.runtime_version = "1.4.0rc4"
     made.architecture = msgspec.structs.replace(made.architecture, vocab_size=201_088)
     return made
 

@@ -1,7 +1,8 @@
 """The environment that TensorRT-LLM and its workers read, set before it is imported.
 
 Variable names as in tensorrt_llm/_bootstrap.py (pull request 18897, which sets the same ones from
-TRTLLM_CACHE_DIR where it is merged) and tensorrt_llm/usage/usage_lib.py, read in no release.
+TRTLLM_CACHE_DIR where it is merged) and tensorrt_llm/usage/usage_lib.py, read in no release. A list
+of variables (tensorrt_llm/envs.py at 0fccc5b97dd7) has the autotuner's, but is of a branch.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ error which might indicate insufficient GPU memory"), runtime/ncclCommunicator.c
 executor/utils.py ("Engine has died: ...", class EngineDeadError), executor/proxy.py ("Executor
 worker died during initialization", "rank N (pid P) exited unexpectedly"), pyexecutor/py_executor.py
 ("Hang detected on rank N"; since autumn 2026 it only logs this, and kills the ranks, so that a hang
-arrives as a lost worker). executor/utils.py has these errors and texts in 1.3.0rc29, too.
+arrives as a lost worker). executor/utils.py has these errors and texts in 1.3.0rc29, too, and
+EngineDeadError in 1.4.0rc4.
 """
 
 from __future__ import annotations

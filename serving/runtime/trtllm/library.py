@@ -1,9 +1,10 @@
 """What is used of TensorRT-LLM, and the only place in `serving` that imports it.
 
-The constructor is as in NVIDIA's reference of 1.4.0rc1; the calls, as in older release candidates
-(tests/serving/runtime/trtllm/calls.json). `Completion` and `Result` were read in the source of
-1.3.0rc29, three weeks older (executor/result.py); `shutdown` and `_check_health`, in that of
-1.3.0rc28, and so was one refusal of `generate_async`; its others, in no release.
+The constructor's names are as in NVIDIA's reference of 1.4.0rc4, its defaults as in that of
+1.4.0rc1; the calls, as in older release candidates (tests/serving/runtime/trtllm/calls.json).
+`Completion` and `Result` were read in the source of 1.3.0rc29 (executor/result.py); `shutdown` and
+`_check_health`, in that of 1.3.0rc28, and so was one refusal of `generate_async`; its others, in no
+release.
 """
 
 from __future__ import annotations

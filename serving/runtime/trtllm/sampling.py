@@ -1,6 +1,7 @@
 """From a `Sampling` to TensorRT-LLM's `SamplingParams`, one to one, or a reason why it cannot be.
 
-Fields and defaults are those of NVIDIA's reference of 1.3.0rc29. What they do was read in
+Fields and defaults are those of NVIDIA's reference of 1.3.0rc29; features/sampling of 1.4.0rc4
+lists penalties, bias, min_p and log-probabilities of its only sampler. What they do was read in
 tensorrt_llm/sampling_params.py at 138362f44f01 and executor/result.py of 1.3.0rc29:
 
 * All of temperature, top_p and top_k None means greedy, so each is always given.

@@ -1,12 +1,13 @@
 """A structural tag in the words that TensorRT-LLM's xgrammar has.
 
 The service writes tags for xgrammar 0.2.8, with control tokens by their ids
-(serving/harmony/grammar.py). TensorRT-LLM 1.4.0rc1 requires 0.1.32, whose formats
-(python/xgrammar/structural_tag.py of that version) know neither `token`, `any_tokens`, `star` and
-`optional` nor a bound on white space; and TensorRT-LLM gives it a vocabulary in which a control
-token is its name as text (_torch/pyexecutor/grammar_matcher.py, tokenizer/tokenizer.py at
-08ed3ebc4c27). So here everything but JSON schemas becomes a grammar over text, in which free text
-has no `<|`: what is written between control tokens can neither hold one nor spell one.
+(serving/harmony/grammar.py). TensorRT-LLM 1.4.0rc1, the latest whose requirements
+were read, requires 0.1.32, whose formats (python/xgrammar/structural_tag.py of that version) know
+neither `token`, `any_tokens`, `star` and `optional` nor a bound on white space; and TensorRT-LLM
+gives it a vocabulary in which a control token is its name as text
+(_torch/pyexecutor/grammar_matcher.py, tokenizer/tokenizer.py at 08ed3ebc4c27). So here everything
+but JSON schemas becomes a grammar over text, in which free text has no `<|`: what is written
+between control tokens can neither hold one nor spell one. 0.2.8 takes it, too.
 """
 
 from __future__ import annotations

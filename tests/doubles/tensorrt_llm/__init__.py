@@ -12,6 +12,6 @@ import os
 from tensorrt_llm.llmapi import LLM
 from tensorrt_llm.sampling_params import SamplingParams
 
-__version__ = os.environ.get("TENSORRT_LLM_DOUBLE_VERSION", "1.4.0rc1")
+__version__ = os.environ.get("TENSORRT_LLM_DOUBLE_VERSION", "1.4.0rc4")
 
 __all__ = ["LLM", "SamplingParams", "__version__"]

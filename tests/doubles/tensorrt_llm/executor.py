@@ -1,6 +1,7 @@
 """Requests in flight. Follows tensorrt_llm/executor: utils.py (the errors), result.py of
-1.3.0rc29 (`CompletionOutput`, `GenerationResult`, `IterationResult`), base_worker.py (how many
-tokens, what ends a sequence), proxy.py (one wake-up an engine step; what a dead worker does).
+1.3.0rc29 (`CompletionOutput`, `GenerationResult`, `IterationResult`; of 1.4.0rc4 its imports alone
+were read), base_worker.py (how many tokens, what ends a sequence), proxy.py (one wake-up an engine
+step; what a dead worker does).
 """
 
 from __future__ import annotations

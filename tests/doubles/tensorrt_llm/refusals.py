@@ -25,7 +25,8 @@ GUIDE_FORMATS = frozenset(
 
 
 def check_guide(guide: GuidedDecodingParams) -> None:
-    """As xgrammar 0.1.32, which TensorRT-LLM 1.4.0rc1 requires: other formats are refused."""
+    """As xgrammar 0.1.32, which 1.4.0rc1 requires (1.4.0rc4: not read): other formats are
+    refused."""
     waiting = [json.loads(guide.structural_tag or "{}").get("format")]
     while waiting:
         form = waiting.pop()

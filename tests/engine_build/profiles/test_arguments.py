@@ -98,7 +98,7 @@ def test_no_graphs_are_no_graphs() -> None:
     [
         (
             {"enable_chunked_prefil": True},
-            "arguments.enable_chunked_prefil: TensorRT-LLM 1.4.0rc1 has no such argument",
+            "arguments.enable_chunked_prefil: TensorRT-LLM 1.4.0rc4 has no such argument",
             "Did you mean enable_chunked_prefill?",
         ),
         (

@@ -58,7 +58,7 @@ def manifest(arguments: dict[str, Any] | None = None, **changes: Any) -> Engine:
         schema_version=engine.SCHEMA_VERSION,
         name="gpt-oss-120b-2xh100",
         runtime="trtllm",
-        runtime_version="1.4.0rc1",
+        runtime_version="1.4.0rc4",
         model=Model(name="openai/gpt-oss-120b", repository="openai/gpt-oss-120b", revision="r"),
         architecture=replay_engine.ARCHITECTURE,
         precision=Precision(weights="mxfp4", activations="bf16", kv_cache="auto"),

@@ -1,7 +1,8 @@
 """What is called of TensorRT-LLM, against the names and defaults that NVIDIA publishes.
 
 calls.json holds them, each with the version whose page was read:
-https://nvidia.github.io/TensorRT-LLM/VERSION/PAGE.html.
+https://nvidia.github.io/TensorRT-LLM/VERSION/PAGE.html. `names_at` is a later version whose index
+(llm-api/reference.html) has the same names.
 """
 
 from __future__ import annotations

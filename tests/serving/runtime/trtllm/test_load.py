@@ -55,7 +55,7 @@ def test_a_version_that_is_wrong_on_several_gpus_is_refused_there(
     assert f"{ACCEPT_VARIABLE}=1.3.0rc24" in told
 
 
-@pytest.mark.parametrize("version", ["1.3.0rc17", "1.3.0rc29", "1.3.0", "1.4.0rc1", "1.4.0"])
+@pytest.mark.parametrize("version", ["1.3.0rc17", "1.3.0", "1.4.0rc1", "1.4.0rc4", "1.4.0"])
 def test_a_newer_version_passes(write_engine: WriteEngine, library: Library, version: str) -> None:
     new = dataclasses.replace(library, version=version)
     directory = write_engine(runtime_version=version)
@@ -66,7 +66,7 @@ def test_another_version_than_the_engines_is_refused(
     write_engine: WriteEngine, library: Library
 ) -> None:
     told = refusal(write_engine(runtime_version="1.3.0rc29"), library)
-    assert "runtime_version is 1.3.0rc29, TensorRT-LLM here is 1.4.0rc1" in told
+    assert "runtime_version is 1.3.0rc29, TensorRT-LLM here is 1.4.0rc4" in told
 
 
 @pytest.mark.parametrize(

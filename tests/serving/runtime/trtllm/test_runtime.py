@@ -289,7 +289,7 @@ def test_statistics_count_what_happened(
 
 def test_ready_tells_the_limits_and_what_is_possible(runtime: TrtllmRuntime) -> None:
     ready = runtime.ready()
-    assert (ready.runtime, ready.runtime_version) == ("trtllm", "1.4.0rc1")
+    assert (ready.runtime, ready.runtime_version) == ("trtllm", "1.4.0rc4")
     assert (ready.max_batch_size, ready.max_num_tokens, ready.max_seq_len) == (8, 64, 256)
     assert (ready.block_tokens, ready.blocks) == (32, 4096)
     assert ready.device == "2 x NVIDIA H100 80GB HBM3"
