@@ -14,6 +14,7 @@
 #define PANEL_VECTORS (PANEL / LANES)
 #define GROUP_ROWS 6   /* rows that are computed together: 24 sums stay in registers */
 #define TASK_ROWS 96   /* rows of one task */
+#define TILES_AHEAD 4096 /* weights: tiles read no further ahead, for what is read fills the cache */
 #define WIDENED_TILES 2 /* for as many, widening again costs less than keeping what was widened */
 #define SHARED_SCALE 32 /* inputs that share a scale in MXFP4 */
 
@@ -220,10 +221,11 @@ INLINE void multiply_in_tiles(const int coded, const Matrix *matrix, const Panel
                               int64_t panel, const Rows *rows, int64_t first, int64_t last,
                               const Target *target, Worker *worker) {
     const float *scales = matrix->row_scales;
+    const int64_t stride = rows->stride * sizeof(bf16), across = 2 * PANEL * sizeof(bf16);
     float sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
     bf16 widened[TILE_INPUTS * PANEL] __attribute__((aligned(64)));
-    for (int64_t count; first < last; first += count) {
-        count = last - first < TILE_ROWS ? last - first : TILE_ROWS;
+    for (int64_t row = first, count; row < last; row += count) {
+        count = last - row < TILE_ROWS ? last - row : TILE_ROWS;
         shape_tiles(&worker->tiles, count);
         for (int c = 0; c < PANEL_VECTORS; c++)
             store(sums + c * LANES,
@@ -231,6 +233,7 @@ INLINE void multiply_in_tiles(const int coded, const Matrix *matrix, const Panel
         begin_tiles(sums, 0);
         for (int64_t k = 0; k < matrix->inputs; k += TILE_INPUTS) {
             const bf16 *tiles = (const bf16 *)weights->weights + k * PANEL;
+            const bf16 *next = (const bf16 *)weights->next + k * PANEL;
             if (coded) {
                 for (int64_t i = 0; i < TILE_INPUTS; i += 2) {
                     words w[PANEL_VECTORS];
@@ -238,16 +241,18 @@ INLINE void multiply_in_tiles(const int coded, const Matrix *matrix, const Panel
                     memcpy(widened + i * PANEL, w, sizeof w);
                 }
                 tiles = widened;
+            } else if (row == first) {
+                for (int64_t i = 0; i < TILE_INPUTS * PANEL; i += 2 * LANES)
+                    __builtin_prefetch(next + i);
             }
-            add_tiles(rows->from + rows->stride * first + k, rows->stride * (int64_t)sizeof(bf16),
-                      tiles, 2 * PANEL * sizeof(bf16));
+            add_tiles(rows->from + rows->stride * row + k, stride, tiles, across);
         }
         store_tiles(sums, PANEL * sizeof(float));
         for (int64_t r = 0; r < count; r++) {
-            floats row[PANEL_VECTORS];
-            memcpy(row, sums + r * PANEL, sizeof row);
-            if (scales) scale_sums(matrix, panel, row);
-            finish(target, first + r, panel * PANEL, row);
+            floats found[PANEL_VECTORS];
+            memcpy(found, sums + r * PANEL, sizeof found);
+            if (scales) scale_sums(matrix, panel, found);
+            finish(target, row + r, panel * PANEL, found);
         }
     }
 }
@@ -270,7 +275,7 @@ static void multiply_panel(const Matrix *matrix, int64_t panel, const Rows *rows
         unpack(matrix, panel, worker->unpacked);
     } else {
         const bf16 *plain = (const bf16 *)matrix->weights + panel * size;
-        weights = (Panel){plain, plain + size};
+        weights = (Panel){plain, plain + (in_tiles(matrix) ? TILES_AHEAD : size)};
     }
 #ifdef TILES
     if (in_tiles(matrix)) {
