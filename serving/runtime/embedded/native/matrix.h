@@ -14,7 +14,7 @@
 #define PANEL_VECTORS (PANEL / LANES)
 #define GROUP_ROWS 6   /* rows that are computed together: 24 sums stay in registers */
 #define TASK_ROWS 96   /* rows of one task */
-#define TILES_AHEAD 4096 /* weights: tiles read no further ahead, for what is read fills the cache */
+#define AHEAD 4096     /* bytes of weights that are read ahead */
 #define WIDENED_TILES 2 /* for as many, widening again costs less than keeping what was widened */
 #define SHARED_SCALE 32 /* inputs that share a scale in MXFP4 */
 
@@ -125,8 +125,8 @@ __attribute__((noinline, noclone)) static void scale_sums(const Matrix *matrix, 
     }
 }
 
-/* Weights of one panel, and where to read ahead while they are used: in the next panel, or nowhere
- * new where they are unpacked, because what follows them is another thread's. */
+/* Weights of one panel, and where to read ahead while they are used: nowhere new where they are
+ * unpacked, because what follows them is another thread's. */
 typedef struct {
     const void *weights, *next;
 } Panel;
@@ -268,14 +268,14 @@ static void multiply_panel(const Matrix *matrix, int64_t panel, const Rows *rows
     Panel weights = {worker->unpacked, worker->unpacked};
     if (coded) {
         const uint8_t *codes = (const uint8_t *)matrix->weights + panel * size;
-        weights = (Panel){codes, codes + size};
+        weights = (Panel){codes, codes + AHEAD};
     } else if (matrix->row_scales) {
         widen_panel(matrix, panel, worker->unpacked);
     } else if (matrix->scales) {
         unpack(matrix, panel, worker->unpacked);
     } else {
         const bf16 *plain = (const bf16 *)matrix->weights + panel * size;
-        weights = (Panel){plain, plain + (in_tiles(matrix) ? TILES_AHEAD : size)};
+        weights = (Panel){plain, plain + AHEAD / sizeof(bf16)};
     }
 #ifdef TILES
     if (in_tiles(matrix)) {
