@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -25,10 +21,10 @@ import msgspec
 from benchmarks import checkpoints, random_engine, report
 from benchmarks.api_process import ApiProcess, Host, serving
 from benchmarks.http_load import StreamResult, chat_request, load
+from benchmarks.runtime_rate import RuntimeRate
 from serving.engine import Limits
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
 from serving.runtime import replay_engine
-from serving.runtime.process import ENVIRONMENT
 from serving.runtime.script import Repeat, Scenario, Script, Tokens
 
 MODEL = "openai/gpt-oss-120b"
@@ -44,6 +40,8 @@ CPU_US = 25.0
 RATE_STREAMS = 16
 RATE_TOKENS = 256
 RATE_RATIO = 0.9
+PAIRS = 5
+"""In a round: one lasts four seconds."""
 RATE_LIMITS = Limits(max_batch_size=RATE_STREAMS, max_num_tokens=512, max_seq_len=1024)
 
 
@@ -130,18 +128,6 @@ def measure_served(service: ApiProcess, streams: int, tokens: int) -> tuple[floa
     return streams * tokens / seconds, api / (api + engine)
 
 
-def measure_own(engine: Path, streams: int, tokens: int) -> float:
-    """Returns the tokens a second of the runtime alone, in a process without a server."""
-    command = [
-        *(sys.executable, "-m", "benchmarks.runtime_rate", str(engine)),
-        *(str(streams), str(tokens), PROMPT),
-    ]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ
-    )
-    return float(json.loads(done.stdout.splitlines()[-1])["tokens_per_second"])
-
-
 def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
     """Runs the first part."""
     machine = report.machine()
@@ -193,17 +179,24 @@ def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
 
 
 def run_rate(host: Host, engine: Path, rounds: int) -> report.Result:
-    """Runs the second part: the two ways take turns, and each pair is compared by itself."""
+    """Runs the second part: the two ways take turns, and each pair is compared by itself.
+
+    Both are loaded all the time, so that the turns are short and near each other: what else the
+    machine does changes within seconds.
+    """
     machine = report.machine()
     own: list[float] = []
     served: list[float] = []
     parts: list[float] = []
-    for _ in range(rounds):
-        own.append(measure_own(engine, RATE_STREAMS, RATE_TOKENS))
-        with serving(engine, host) as service:
+    with (
+        RuntimeRate(engine, RATE_STREAMS, RATE_TOKENS, PROMPT) as runtime,
+        serving(engine, host) as service,
+    ):
+        for _ in range(rounds):
+            own.append(runtime.measure())
             rate, part = measure_served(service, RATE_STREAMS, RATE_TOKENS)
-        served.append(rate)
-        parts.append(part)
+            served.append(rate)
+            parts.append(part)
     ratio = median(there / here for there, here in zip(served, own, strict=True))
     return report.Result(
         name=f"serving_rate_{host}",
@@ -254,9 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.part in ("all", "pace"):
         results.append(run_pace(chosen.host, chosen.tokens, chosen.rounds))
     if chosen.part in ("all", "rate") and chosen.engine is None:
-        results.append(run_random_rate(chosen.host, chosen.rounds))
+        results.append(run_random_rate(chosen.host, PAIRS * chosen.rounds))
     elif chosen.part in ("all", "rate"):
-        results.append(run_rate(chosen.host, chosen.engine.absolute(), chosen.rounds))
+        results.append(run_rate(chosen.host, chosen.engine.absolute(), PAIRS * chosen.rounds))
     for result in results:
         report.publish(result)
     return 0 if all(goal.met for result in results for goal in result.goals) else 1
