@@ -66,7 +66,10 @@ def create_app(
     service = Service(settings, recorder, launch, clock=clock, today=today, on_loaded=on_loaded)
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
-    background = Background(now)
+    background = Background(
+        now,
+        on_bug=lambda name, bug: recorder.logger.error("failure", response_id=name, exc_info=bug),
+    )
     encoder = _encoder(settings, recorder, clock)
 
     @asynccontextmanager

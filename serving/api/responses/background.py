@@ -72,11 +72,15 @@ class Making:
 class Background:
     """The responses that run in the background. Their end is saved, whatever it is.
 
-    Not more can run and wait than admission lets in. `now` is the time of day in seconds.
+    Not more can run and wait than admission lets in. `now` is the time of day in seconds. `on_bug`
+    is told of a failure that nobody foresaw, with the id of the response that it ended.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(
+        self, now: Callable[[], float], on_bug: Callable[[str, BaseException], None]
+    ) -> None:
         self._now = now
+        self._on_bug = on_bug
         self._running: dict[str, tuple[Making, asyncio.Task[None]]] = {}
 
     def start(
@@ -86,10 +90,12 @@ class Background:
         name = making.response.id
         task = asyncio.create_task(self._run(making, events, save), name=name)
 
-        def over(_: asyncio.Task[None]) -> None:
+        def over(task: asyncio.Task[None]) -> None:
             self._running.pop(name)
             making.tape.end()
             release()
+            if not task.cancelled() and (bug := task.exception()) is not None:
+                self._on_bug(name, bug)
 
         task.add_done_callback(over)
         self._running[name] = making, task

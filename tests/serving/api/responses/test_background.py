@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.harmony.conversation import Assistant
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import Vocabulary
+from serving.telemetry.logs import make_logger
 from tests.serving.api.conftest import Start
 from tests.serving.api.server import MODEL, Api, until
 from tests.serving.fake_engine import FakeStream
@@ -124,8 +128,13 @@ async def test_a_failure_is_read_as_one(api: Api) -> None:
 
 
 async def test_a_bug_is_read_as_a_failure_without_a_word_of_it(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start: Start, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The log has it at once, and not when its task is thrown away."""
+    log = io.StringIO()
+    monkeypatch.setattr("serving.app.make_logger", lambda level: make_logger(level, log))
+    api = await start(store={"path": str(path)}, log_level="error")
+
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("/secret/path")
 
@@ -135,6 +144,12 @@ async def test_a_bug_is_read_as_a_failure_without_a_word_of_it(
     failed = await ended(api, begun["id"])
     assert failed["status"] == "failed"
     assert "secret" not in failed["error"]["message"]
+    await until(lambda: bool(log.getvalue()))
+    (line,) = map(json.loads, log.getvalue().splitlines())
+    assert (line["event"], line["response_id"]) == ("failure", begun["id"])
+    assert "/secret/path" in line["exception"]
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_what_the_end_of_the_process_cuts_off_has_failed(
