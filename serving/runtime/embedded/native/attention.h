@@ -69,11 +69,11 @@ typedef struct {
     int64_t low, high;
 } Part;
 
-/* Makes `count` rows of scores, MOST_BLOCK_TOKENS apart, the weights of a block's columns, and returns
- * by how much what the rows had before shrinks. All weights of a column that is not seen are exact
- * zeros, which change nothing. */
-INLINE floats weigh(const int64_t count, const int64_t b, const Part *parts, float *scores,
-                    bf16 *weights, State *state, int64_t row) {
+/* Makes `count` rows of scores, MOST_BLOCK_TOKENS apart, the weights of a block's columns, and
+ * returns by how much what the rows had before shrinks. All weights of a column that is not seen are
+ * exact zeros, which change nothing. */
+ALONE floats weigh(int64_t count, int64_t b, const Part *parts, float *scores, bf16 *weights,
+                   State *state, int64_t row) {
     const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     floats shrink = spread(0);
     for (int64_t r = 0; r < count; r++) {

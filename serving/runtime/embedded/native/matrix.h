@@ -115,10 +115,8 @@ INLINE floats bias_of(const Matrix *matrix, int64_t at) {
     return matrix->bias ? load(matrix->bias + at) : spread(0);
 }
 
-/* Scale and bias of a row's sums. One function and not a part of several: whether a compiler rounds
- * between a product and a sum may depend on what is around them. */
-__attribute__((noinline, noclone)) static void scale_sums(const Matrix *matrix, int64_t panel,
-                                                          floats *sums) {
+/* Scale and bias of a row's sums. */
+ALONE void scale_sums(const Matrix *matrix, int64_t panel, floats *sums) {
     for (int c = 0; c < PANEL_VECTORS; c++) {
         int64_t at = panel * PANEL + c * LANES;
         sums[c] = sums[c] * load(matrix->row_scales + at) + bias_of(matrix, at);

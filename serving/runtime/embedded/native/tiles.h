@@ -1,9 +1,9 @@
 /* AMX: 16 rows times 16 outputs over 32 inputs in one instruction, on processors that have it.
  *
- * Panels of weights and blocks of the cache are tiles as they lie: a row of a tile is a pair of inputs
- * of 16 outputs. The even ones of 32 inputs are one chain of additions, the odd ones another, and both are then added
- * to the sum (Intel's Software Developer's Manual, TDPBF16PS). The tile's other rows do not matter
- * to a row's sums. */
+ * Panels of weights and blocks of the cache are tiles as they lie: a row of a tile is a pair of
+ * inputs of 16 outputs. The even ones of 32 inputs are one chain of additions, the odd ones another,
+ * and both are then added to the sum (Intel's Software Developer's Manual, TDPBF16PS). The tile's
+ * other rows do not matter to a row's sums. */
 #ifndef TILES_H
 #define TILES_H
 

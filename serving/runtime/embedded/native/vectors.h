@@ -12,6 +12,9 @@
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
+/* Never a part of other functions: whether the compiler rounds between a product and a sum may
+ * depend on what is around them, and a row's bits must not. */
+#define ALONE static __attribute__((noinline, noclone))
 
 typedef uint16_t bf16; /* the upper half of a float */
 typedef float floats __attribute__((vector_size(4 * LANES)));
