@@ -32,6 +32,17 @@ def batch(rows: list[int]) -> Batch:
     return Batch(tokens, torch.arange(8).expand(len(rows), -1), visible, targets)
 
 
+def untrained() -> Network:
+    torch.manual_seed(3)
+    return Network(Shape(num_hidden_layers=1, hidden_size=32, intermediate_size=32), 9)
+
+
+def unmoved(network: Network) -> list[str]:
+    """Returns the names of the weights that are still as they were drawn."""
+    first = untrained().state_dict()
+    return [name for name, value in network.state_dict().items() if torch.equal(value, first[name])]
+
+
 def gradient(network: Network) -> torch.Tensor:
     return torch.cat(
         [value.grad.flatten() for value in network.parameters() if value.grad is not None]
@@ -48,8 +59,7 @@ def threads() -> Iterator[None]:
 
 def learn(rows: list[int]) -> tuple[Network, list[Step]]:
     torch.set_num_threads(1)
-    torch.manual_seed(3)
-    network = Network(Shape(num_hidden_layers=1, hidden_size=32, intermediate_size=32), 9)
+    network = untrained()
     steps: list[Step] = []
     train(network, Plan(steps=1, warm_steps=1), itertools.repeat(batch(rows)), steps.append)
     return network, steps
@@ -76,6 +86,7 @@ def test_two_workers_train_as_one_process_does(tmp_path: Path) -> None:
     for found, wanted in zip(steps, expected, strict=True):
         assert found.loss == pytest.approx(wanted.loss, rel=0.02)
         assert found.accuracy == pytest.approx(wanted.accuracy, abs=1 / sum(LEARNED) + 1e-6)
+    assert unmoved(together) == unmoved(alone)
     sums, losses = json.loads(told.read_text())
     assert losses == [step.loss for step in steps]
     assert sums == {
