@@ -67,6 +67,16 @@ class Embedded:
         self._runtime.close()
 
 
+class Engine(Embedded):
+    """The same with an engine directory, whose limits and precision hold."""
+
+    def load(self, checkpoint: Path, dtype: str) -> None:
+        """Loads as the engine process does; `dtype` is the engine's."""
+        from serving.runtime.embedded.runtime import EmbeddedRuntime
+
+        self._runtime = EmbeddedRuntime.load(checkpoint)
+
+
 class Transformers:
     """transformers' ContinuousBatchingManager, eager paged attention, streaming.
 
@@ -135,6 +145,7 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "embedded": Embedded,
     # The same with another checkpoint.
     "embedded-int8": Embedded,
+    "engine": Engine,
     # As it comes, which is with whole prompts of up to 8,192 tokens in one step; but its cache is
     # not let to take nine tenths of the machine's memory.
     "transformers": partial(Transformers, num_blocks=CACHE_TOKENS // 256),

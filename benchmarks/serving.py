@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -21,8 +22,10 @@ import msgspec
 from benchmarks import checkpoints, random_engine, report
 from benchmarks.api_process import ApiProcess, Host, serving
 from benchmarks.http_load import StreamResult, chat_request, load
-from benchmarks.runtime_rate import RuntimeRate
-from serving.engine import Limits
+from benchmarks.worker import Worker
+from serving.engine import RANKS_PATH, Limits
+from serving.harmony.conversation import Conversation, System, User
+from serving.harmony.render import render
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
 from serving.runtime import replay_engine
 from serving.runtime.script import Repeat, Scenario, Script, Tokens
@@ -128,6 +131,14 @@ def measure_served(service: ApiProcess, streams: int, tokens: int) -> tuple[floa
     return streams * tokens / seconds, api / (api + engine)
 
 
+def measure_own(runtime: Worker, prompt: list[int], streams: int, tokens: int) -> float:
+    """Returns the tokens a second of the same requests to the runtime alone, without a server."""
+    timeline = runtime.generate([prompt] * streams, tokens)
+    if [len(stream) for stream in timeline.tokens] != [tokens] * streams:
+        raise RuntimeError(f"a stream has not {tokens} tokens")
+    return streams * tokens / max(times[-1] for times in timeline.seconds)
+
+
 def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
     """Runs the first part."""
     machine = report.machine()
@@ -188,12 +199,13 @@ def run_rate(host: Host, engine: Path, rounds: int) -> report.Result:
     own: list[float] = []
     served: list[float] = []
     parts: list[float] = []
-    with (
-        RuntimeRate(engine, RATE_STREAMS, RATE_TOKENS, PROMPT) as runtime,
-        serving(engine, host) as service,
-    ):
+    conversation = Conversation(system=System(), turns=(User(text=PROMPT),))
+    prompt = render(conversation, Vocabulary.load(engine / RANKS_PATH))
+    threads = len(os.sched_getaffinity(0))
+    with Worker("engine", engine, threads) as runtime, serving(engine, host) as service:
+        measure_own(runtime, prompt, RATE_STREAMS, 8)
         for _ in range(rounds):
-            own.append(runtime.measure())
+            own.append(measure_own(runtime, prompt, RATE_STREAMS, RATE_TOKENS))
             rate, part = measure_served(service, RATE_STREAMS, RATE_TOKENS)
             served.append(rate)
             parts.append(part)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import embedded, report
+from benchmarks import embedded, random_engine, report
 from benchmarks.checkpoints import SMALL, TINY, ensure, int8
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.embedded import CACHED, CODED, COLD, MANY, OWN, PEER, PREFILL, SINGLE, TUNED
 from benchmarks.limits import Limits
 from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker, WorkerError
+from serving import engine
 
 
 class Steady:
@@ -95,6 +96,19 @@ def test_the_engine_builds_int8_is_another_checkpoint_of_the_same_model(tmp_path
     contender.close()
     assert int8(checkpoint) == coded
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_an_engine_gives_the_tokens_of_its_checkpoint(tmp_path: Path) -> None:
+    checkpoint, directory = ensure(TINY, tmp_path), tmp_path / "engine"
+    limits = engine.Limits(max_batch_size=2, max_num_tokens=64, max_seq_len=64)
+    random_engine.write(directory, TINY, checkpoint, limits)
+    tokens = []
+    for name, path in (("engine", directory), (OWN, checkpoint)):
+        contender: Contender = CONTENDERS[name]()
+        contender.load(path, "float32")
+        tokens.append(contender.generate([[1, 2, 3], [4, 5]], 4).tokens)
+        contender.close()
+    assert tokens[0] == tokens[1]
 
 
 def test_a_worker_answers_from_a_process_of_its_own(tmp_path: Path) -> None:
