@@ -11,16 +11,19 @@ import asyncio
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import bentoml
+import uvicorn
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLConfigException, NotFound
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.announcement import announce
+from serving.api.server import Server
 from serving.app import create_app
 from serving.garbage import set_aside
 from serving.parent import leave_with_parent
@@ -52,6 +55,8 @@ try:
     api = create_app(settings, on_loaded=set_aside)
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
+# BentoML's worker makes its server by this name after it has imported this file.
+uvicorn.Server = partial(Server, settings=settings.http)  # type: ignore[assignment,misc]
 reference = (
     os.environ.get("GPT_OSS_ENGINE")
     or arguments.engine

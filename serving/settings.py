@@ -81,6 +81,12 @@ class Deadlines(Section):
     socket_seconds: Seconds = 3600.0
 
 
+class Http(Section):
+    """How connections are kept."""
+
+    keep_alive_seconds: Count = 75
+
+
 class Admission(Section):
     """How many requests run and wait."""
 
@@ -170,6 +176,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
     deadlines: Deadlines = Deadlines()
+    http: Http = Http()
     admission: Admission = Admission()
     supervision: Supervision = Supervision()
     store: Store = Store()

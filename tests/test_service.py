@@ -121,6 +121,15 @@ def test_the_probes_and_the_metrics_are_the_services_own(served: Served, path: s
     assert answer.headers["x-request-id"]
 
 
+def test_an_idle_connection_outlives_the_pool_of_a_proxy(served: Served) -> None:
+    with httpx.Client(limits=httpx.Limits(keepalive_expiry=60)) as client:
+        connection = client.get(f"{served.url}/livez").extensions["network_stream"]
+        port = connection.get_extra_info("client_addr")[1]
+        time.sleep(6)  # uvicorn's own bound is five seconds
+        again = client.get(f"{served.url}/livez").extensions["network_stream"]
+        assert again.get_extra_info("client_addr")[1] == port
+
+
 def test_there_is_one_process_each_for_bentoml_the_api_and_the_engine(served: Served) -> None:
     assert len(served.processes()) == 3
     assert served.engine().ppid() != served.process.pid
