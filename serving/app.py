@@ -18,6 +18,7 @@ from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from serving.api.addressing import Addressing, OneHost
 from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
 from serving.api.responses.background import Background
@@ -100,7 +101,13 @@ def create_app(
             make_id=make_id,
         ),
         middleware=[
+            Middleware(
+                Addressing,
+                trusted=map(str, settings.http.trusted_proxies),
+                prefix=settings.http.root_path,
+            ),
             Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id),
+            Middleware(OneHost),
             Middleware(
                 RequestLimits,
                 header_bytes=settings.limits.header_bytes,

@@ -10,18 +10,22 @@ from __future__ import annotations
 import datetime
 import difflib
 import os
+import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -31,6 +35,17 @@ DEFAULT_PATH = Path(__file__).parent.parent / "config" / "service.yaml"
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _place(path: str) -> str:
+    """Returns an absolute path. Two processes in two directories read the same settings."""
+    placed = os.path.expanduser(path)
+    if not os.path.isabs(placed):
+        raise ValueError("a path begins with / or ~/")
+    return placed
+
+
+PlacedPath = Annotated[str, Field(min_length=1), AfterValidator(_place)]
 
 
 class SettingsError(Exception):
@@ -82,9 +97,28 @@ class Deadlines(Section):
 
 
 class Http(Section):
-    """How connections are kept."""
+    """Where the API is served, whom it believes, and how connections are kept."""
 
     keep_alive_seconds: Count = 75
+    unix_socket: PlacedPath | None = None
+    unix_socket_mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = "600"
+    tls_certificate: PlacedPath | None = None
+    tls_key: PlacedPath | None = None
+    root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$", max_length=256)] = ""
+    trusted_proxies: tuple[Literal["unix"] | IPvAnyNetwork, ...] = ()
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.tls_certificate is None:
+            if self.tls_key is not None:
+                raise ValueError("tls_key is given without tls_certificate")
+            return self
+        try:  # with an empty passphrase, where the key has one: OpenSSL would ask the terminal
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.tls_certificate, self.tls_key, password="")
+        except OSError as error:
+            raise ValueError(f"tls_certificate and tls_key cannot be used: {error}") from None
+        return self
 
 
 class Admission(Section):

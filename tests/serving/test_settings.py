@@ -123,3 +123,34 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(tmp_path: Path, to
     with pytest.raises(SettingsError, match=r"tools\.python\.token") as refused:
         load_settings(write(tmp_path, text))
     assert not token or token not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{unix_socket: api.sock}", "begins with /"),
+        ("{unix_socket_mode: '999'}", "unix_socket_mode"),
+        ("{root_path: llm}", "root_path"),
+        ("{root_path: /llm/}", "root_path"),
+        ("{tls_key: /key.pem}", "without tls_certificate"),
+        ("{tls_certificate: /nowhere.pem}", "cannot be used"),
+        ("{trusted_proxies: ['*']}", "trusted_proxies"),
+        ("{trusted_proxies: [proxy.example]}", "trusted_proxies"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings(write(tmp_path, f"http: {text}\n"))
+
+
+def test_a_file_of_no_certificate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("nothing")
+    with pytest.raises(SettingsError, match="cannot be used"):
+        load_settings(write(tmp_path, f"http: {{tls_certificate: {tmp_path}/no.pem}}\n"))
+
+
+def test_proxies_are_addresses_and_networks(tmp_path: Path) -> None:
+    text = "http: {trusted_proxies: [unix, 10.0.0.1, 'fd00::/8'], unix_socket: ~/api.sock}\n"
+    http = load_settings(write(tmp_path, text)).http
+    assert [str(proxy) for proxy in http.trusted_proxies] == ["unix", "10.0.0.1/32", "fd00::/8"]
+    assert http.unix_socket == str(Path.home() / "api.sock")

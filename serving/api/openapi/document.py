@@ -58,6 +58,7 @@ def make_document(routes: Iterable[Route], settings: Settings) -> Json:
             "version": VERSION,
             "description": "gpt-oss-120b behind the OpenAI API.",
         },
+        "servers": [{"url": settings.http.root_path or "/"}],
         "paths": paths,
         "components": {"schemas": schemas.all},
     }

@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from serving.api.old_clients import ProtocolForOldClients
 from serving.lifecycle import Service
 from tests.serving.fake_engine import FakeEngine
 
@@ -60,7 +61,8 @@ async def listening(app: Starlette) -> AsyncGenerator[int]:
     """Serves `app` on a free port, which it yields."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=ProtocolForOldClients,
+        proxy_headers=False,
         ws="wsproto",  # as where nothing but requirements.lock is installed
         log_level="critical",
         lifespan="on",
