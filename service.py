@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from contextlib import suppress
 from functools import partial
@@ -22,7 +23,7 @@ from bentoml.exceptions import BentoMLConfigException, NotFound
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.announcement import announce
+from serving.announcement import address_of, announce
 from serving.api.server import Server
 from serving.app import create_app
 from serving.garbage import set_aside
@@ -55,8 +56,20 @@ try:
     api = create_app(settings, on_loaded=set_aside)
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
+if bentoml.server_context.worker_index is None:  # not in the worker, which needs no circus
+    from serving.arbiter import guard
+
+    guard(settings.http)
+
+
+async def _announce(listener: socket.socket, tls: bool) -> None:
+    """Tells the terminal what the start does, and where requests are taken."""
+    address = address_of(listener, tls=tls, prefix=settings.http.root_path)
+    await announce(api.state.service, address, settings.model, sys.stdout)
+
+
 # BentoML's worker makes its server by this name after it has imported this file.
-uvicorn.Server = partial(Server, settings=settings.http)  # type: ignore[assignment,misc]
+uvicorn.Server = partial(Server, settings=settings.http, announce=_announce)  # type: ignore[assignment,misc]
 reference = (
     os.environ.get("GPT_OSS_ENGINE")
     or arguments.engine
@@ -116,13 +129,9 @@ class GptOss:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Tells the API where the engine is, and the terminal what it does; watches BentoML."""
+        """Tells the API where the engine is; watches BentoML."""
         api.state.engine_directory = _directory(self.engine, self.bento_service.bento)
-        url = self.bento_service.url or ""
-        self._tasks = [
-            asyncio.create_task(announce(api.state.service, url, settings.model, sys.stdout)),
-            asyncio.create_task(leave_with_parent()),
-        ]
+        self._watching = asyncio.create_task(leave_with_parent())
 
     def __is_alive__(self) -> bool:
         return bool(api.state.service.alive)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 FIRST_SIGN_SECONDS = 2.0
 LONGEST_SILENCE_SECONDS = 60.0
@@ -28,9 +30,31 @@ class Service(Protocol):
         ...
 
 
+class Address(NamedTuple):
+    """Where the API is reached from this machine, and what curl has to be told besides."""
+
+    url: str
+    options: str = ""
+
+
+def address_of(listener: socket.socket, *, tls: bool, prefix: str) -> Address:
+    """Returns the address of a listening socket, under a path prefix that may be empty."""
+    bound = listener.getsockname()
+    scheme = "https" if tls else "http"
+    options = " -k" if tls else ""  # the certificate is for a name, and this is an address
+    if listener.family == socket.AF_UNIX:
+        options += f" --unix-socket {shlex.quote(bound)}"
+        return Address(f"{scheme}://localhost{prefix}", options)
+    host, port = bound[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    if listener.family == socket.AF_INET6:
+        host = f"[{host.replace('%', '%25')}]"
+    return Address(f"{scheme}://{host}:{port}{prefix}", options)
+
+
 async def announce(
     service: Service,
-    url: str,
+    address: Address,
     model: str,
     out: TextIO,
     *,
@@ -43,7 +67,9 @@ async def announce(
     """
     first = True
     while await _wait_until_ready(service, out, clock, pause):
-        _write(out, _invitation(url, model) if first else f"The engine is back: {url}/v1")
+        _write(
+            out, _invitation(address, model) if first else f"The engine is back: {address.url}/v1"
+        )
         first = False
         while service.ready:
             await pause(WATCH_SECONDS)
@@ -76,12 +102,13 @@ async def _wait_until_ready(
     return True
 
 
-def _invitation(url: str, model: str) -> str:
+def _invitation(address: Address, model: str) -> str:
     """Returns the closing line: where the API is, and a command that asks it something."""
     question = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
     return (
-        f"Ready: {url}/v1 - try: curl -s {url}/v1/chat/completions "
-        f"-H 'content-type: application/json' -d '{json.dumps(question)}'"
+        f"Ready: {address.url}/v1 - try: curl -s{address.options} "
+        f"{shlex.quote(address.url + '/v1/chat/completions')} "
+        f"-H 'content-type: application/json' -d {shlex.quote(json.dumps(question))}"
     )
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -116,8 +116,12 @@ def serve(
     bento: str = str(REPOSITORY),
     extra: Mapping[str, str] | None = None,
     cwd: Path = REPOSITORY,
+    before: Callable[[], object] | None = None,
 ) -> Iterator[Served]:
-    """Runs `bentoml serve` in a process group of its own; nothing of it outlives the block."""
+    """Runs `bentoml serve` in a session of its own; nothing of it outlives the block.
+
+    `before` is called in the new process, before the command.
+    """
     port = free_port()
     command = [str(BENTOML), "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
@@ -129,6 +133,7 @@ def serve(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=before,
     )
     served = Served(process, port)
     try:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from serving.announcement import announce
+import pytest
+
+from serving.announcement import Address, address_of, announce
 
 
 @dataclass
@@ -38,9 +42,8 @@ class Start:
 
     async def lines(self) -> list[str]:
         try:
-            await announce(
-                self, "http://host:1", "m", self.out, clock=lambda: self.now, pause=self.pause
-            )
+            address = Address("http://host:1")
+            await announce(self, address, "m", self.out, clock=lambda: self.now, pause=self.pause)
         except asyncio.CancelledError:
             self.out.write("(cancelled)\n")
         return self.out.getvalue().splitlines()
@@ -70,3 +73,30 @@ async def test_an_engine_that_is_lost_and_comes_back_gets_one_more_line() -> Non
 async def test_an_engine_that_never_starts_is_said_to() -> None:
     lines = await Start([(0, True, False), (1, False, False)], until=10).lines()
     assert lines == ["The engine does not start; the reason stands above."]
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_an_address_is_one_to_connect_to(host: str, shown: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        assert address_of(listener, tls=False, prefix="") == (f"http://{shown}:{port}", "")
+        secure = address_of(listener, tls=True, prefix="/llm")
+        assert secure == (f"https://{shown}:{port}/llm", " -k")
+
+
+def test_the_address_of_a_unix_socket_names_its_path(tmp_path: Path) -> None:
+    path = str(tmp_path / "a b.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        address = address_of(listener, tls=False, prefix="/llm")
+    assert address == ("http://localhost/llm", f" --unix-socket '{path}'")
