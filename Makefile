@@ -25,8 +25,6 @@ CLIENTS := .state/clients
 
 # `exec` puts BentoML in the place of the shell, so that signals reach it.
 serve: $(VENV)/.runtime $(if $(ENGINE),,engine) $(if $(filter gt_%,$(EMBEDDINGS)),$(VENV)/.encoder)
-	@$(BIN)/python -c 'import socket; host = "$(HOST)"; socket.create_server((host, $(PORT)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)' 2>/dev/null || { \
-	  echo "error: $(HOST):$(PORT) cannot be listened on; say make serve PORT=..."; exit 69; }
 	@engine="$$($(BIN)/python -m engine_build find $(or $(ENGINE),$(OWN_ENGINE)))" || exit $$?; \
 	$(if $(EMBEDDINGS),GPT_OSS_EMBEDDINGS__ENCODER="$(EMBEDDINGS)") GPT_OSS_ENGINE="$$engine" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 

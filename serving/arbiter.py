@@ -65,17 +65,18 @@ def guard(settings: Http) -> None:
     logging.getLogger("bentoml.serve").setLevel(logging.WARNING)
 
 
-class UnixSocket(CircusSocket):
-    """A listening socket in the file system, in the place of what a dead service has left."""
+class ApiSocket(CircusSocket):
+    """What the API is served on. A Unix socket takes the place of what a dead service has left."""
 
     def bind_and_listen(self) -> None:
         """Listens. Raises ClickException, one line on the terminal, where that cannot be done."""
         try:
-            self._remove_stale()
+            if self.is_unix:
+                self._remove_stale()
             super().bind_and_listen()
         except OSError as error:
             reason = error.strerror or error
-            raise click.ClickException(f"http.unix_socket: {self.path}: {reason}") from None
+            raise click.ClickException(f"cannot listen at {self.location}: {reason}") from None
 
     def _remove_stale(self) -> None:
         """Removes a socket that nobody listens on. Raises OSError for anything else there."""
@@ -164,14 +165,16 @@ def _send(watcher: Any, number: int) -> None:
 def _placed(sockets: Sequence[CircusSocket], settings: Http) -> Iterator[CircusSocket]:
     """Yields the sockets to serve on: the only one that is not of the file system is the API's."""
     for given in sockets:
-        if given.is_unix or settings.unix_socket is None:
+        if given.is_unix:
             yield given
             continue
-        given.close()
-        # Created with its mode: there is no moment in which others may connect.
-        mask = 0o777 & ~int(settings.unix_socket_mode, 8)
-        path = settings.unix_socket
-        yield UnixSocket(name=given.name, path=path, backlog=given.backlog, umask=mask)
+        given.close()  # not bound yet
+        place = {"host": given.host, "port": given.port, "family": given.family}
+        if settings.unix_socket is not None:
+            # Created with its mode: there is no moment in which others may connect.
+            mask = 0o777 & ~int(settings.unix_socket_mode, 8)
+            place = {"path": settings.unix_socket, "umask": mask}
+        yield ApiSocket(name=given.name, backlog=given.backlog, **place)
 
 
 def _private_directory() -> str:

@@ -1,4 +1,4 @@
-"""The Unix socket that the arbiter makes: its mode, and what may stand where it is to be."""
+"""The socket that the arbiter makes: its mode, and what may be where it is to be."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
-from serving.arbiter import UnixSocket
+from serving.arbiter import ApiSocket
 
 
-def listening(path: Path) -> UnixSocket:
+def listening(path: Path) -> ApiSocket:
     """Returns a socket that listens at `path`."""
-    made = UnixSocket(name="api", path=str(path), umask=0o117)
+    made = ApiSocket(name="api", path=str(path), umask=0o117)
     try:
         made.bind_and_listen()
     except BaseException:
@@ -61,3 +61,11 @@ def test_a_file_is_no_socket_and_stays(tmp_path: Path) -> None:
 def test_a_missing_directory_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="No such file"):
         listening(tmp_path / "none" / "api.sock")
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        made = ApiSocket(name="api", host="127.0.0.1", port=port)
+        with made, pytest.raises(click.ClickException, match=f"127.0.0.1:{port}: Address already"):
+            made.bind_and_listen()
