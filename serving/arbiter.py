@@ -61,8 +61,7 @@ def guard(settings: Http) -> None:
 
     Arbiter.__init__ = make_private
     controller.SysHandler = Signals
-    # It names an address that is wrong under TLS, for IPv6 and for a Unix socket; ours follows.
-    logging.getLogger("bentoml.serve").setLevel(logging.WARNING)
+    logging.getLogger("bentoml.serve").addFilter(_is_no_address)
 
 
 class ApiSocket(CircusSocket):
@@ -175,6 +174,12 @@ def _placed(sockets: Sequence[CircusSocket], settings: Http) -> Iterator[CircusS
             mask = 0o777 & ~int(settings.unix_socket_mode, 8)
             place = {"path": settings.unix_socket, "umask": mask}
         yield ApiSocket(name=given.name, backlog=given.backlog, **place)
+
+
+def _is_no_address(record: logging.LogRecord) -> bool:
+    """Returns False for BentoML's line that says where it listens: the announcement says it too,
+    and rightly where there is TLS, IPv6 or a Unix socket."""
+    return not str(record.msg).startswith("Starting production")
 
 
 def _private_directory() -> str:

@@ -85,6 +85,18 @@ class Served:
         assert len(hosts) == 1
         return hosts[0]
 
+    def sockets(self) -> tuple[set[tuple[str, int]], set[str]]:
+        """Returns the ports (TCP that listens, all UDP) and the names of all Unix sockets."""
+        ports: set[tuple[str, int]] = set()
+        paths: set[str] = set()
+        for process in self.processes():
+            for found in process.net_connections(kind="all"):
+                if isinstance(found.laddr, str):
+                    paths |= {found.laddr} - {""}  # a pair has no name: nobody connects to it
+                elif found.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):
+                    ports.add((found.laddr.ip, found.laddr.port))
+        return ports, paths
+
     def wait_for_exit(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Returns the exit code of the command."""
         return self.process.wait(seconds)

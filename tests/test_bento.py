@@ -89,6 +89,8 @@ def test_the_bento_serves_from_the_store_with_the_engine_it_was_built_with(
     with serve(bento.home, bento=bento.tag, cwd=tmp_path) as served:
         served.wait_until_ready()
         models = httpx.get(f"{served.url}/v1/models").json()["data"]
+        port = int(served.url.rsplit(":", 1)[1])
+        assert served.sockets() == ({("127.0.0.1", port)}, set())
     assert models[0]["max_model_len"] == 4096
 
 

@@ -10,9 +10,6 @@ import subprocess
 from pathlib import Path
 
 from tests.commands import Served, serve
-from tests.test_host import engine, sockets
-
-__all__ = ["engine"]  # a fixture
 
 ANSWER = "Yes."
 
@@ -89,7 +86,7 @@ def check(served: Served, path: Path) -> None:
     assert f"--unix-socket {path}" in line
     assert paste(line) == ANSWER
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    assert sockets(served) == (set(), {str(path)})
+    assert served.sockets() == (set(), {str(path)})
 
 
 def test_a_unix_socket_instead_of_a_port(engine: Path, tmp_path: Path) -> None:
