@@ -135,10 +135,8 @@ class Signals(SysHandler):
             self.controller.arbiter.stop()
         except ConflictError:  # It is starting a worker, or looking after it.
             self.controller.loop.call_later(_RETRY_SECONDS, self._stop)
-        except (
-            RuntimeError
-        ):  # BentoML's arbiter in a thread has begun to stop, and waits for itself.
-            pass
+        except RuntimeError:
+            pass  # BentoML's arbiter in a thread has begun to stop, and cannot wait for itself
 
     def _send_all(self, number: int) -> None:
         for watcher in self.controller.arbiter.watchers:
@@ -177,8 +175,10 @@ def _placed(sockets: Sequence[CircusSocket], settings: Http) -> Iterator[CircusS
 
 
 def _is_no_address(record: logging.LogRecord) -> bool:
-    """Returns False for BentoML's line that says where it listens: the announcement says it too,
-    and rightly where there is TLS, IPv6 or a Unix socket."""
+    """Returns False for BentoML's line that says where it listens.
+
+    It is wrong under TLS, for IPv6 and for a Unix socket; the announcement says where.
+    """
     return not str(record.msg).startswith("Starting production")
 
 

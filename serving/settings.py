@@ -104,7 +104,7 @@ class Http(Section):
     unix_socket_mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = "600"
     tls_certificate: PlacedPath | None = None
     tls_key: PlacedPath | None = None
-    root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$", max_length=256)] = ""
+    root_path: Annotated[str, Field(pattern="^(/[A-Za-z0-9._~-]+)*$", max_length=256)] = ""
     trusted_proxies: tuple[Literal["unix"] | IPvAnyNetwork, ...] = ()
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Generator
 
 import uvicorn
@@ -67,9 +68,11 @@ class Server(uvicorn.Server):
         if config.ssl is None or config.ssl_certfile is None:
             logger.warning("SIGHUP: there is nothing to read again")
             return
-        password = config.ssl_keyfile_password
+        password = config.ssl_keyfile_password or ""
         try:
-            config.ssl.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password or "")
+            # Tried first: a key that does not fit its certificate would be noticed half way.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), config.ssl):
+                context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password)
         except OSError as error:
             logger.error("SIGHUP: the certificate cannot be read again: %s", error)
         else:

@@ -54,7 +54,8 @@ def test_tls_ipv6_and_a_prefix_from_the_settings(engine: Path, tmp_path: Path) -
         served.wait_for("SIGHUP: the certificate was read again")
         second = ssl.get_server_certificate(("::1", port))
         assert second.split() == paths[0].read_text().split() != first.split()
-        paths[0].write_text("nothing")
+        (tmp_path / "other").mkdir()
+        paths[0].write_bytes(certificate(tmp_path / "other", "third.example")[0].read_bytes())
         served.process.send_signal(signal.SIGHUP)
         served.wait_for("SIGHUP: the certificate cannot be read again")
         assert ssl.get_server_certificate(("::1", port)) == second

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
 
 from serving.api.addressing import Addressing
 from tests.serving.api.conftest import Start
@@ -97,6 +98,8 @@ async def test_every_address_answers_with_the_prefix_and_without(start: Start) -
         assert (await api.client.get(f"{prefix}/readyz")).status_code == 200
         answer = await api.client.post(f"{prefix}/v1/messages", json={})
         assert answer.json()["type"] == "error"  # in the dialect of that address
+        async with connect(f"ws://127.0.0.1:{api.port}{prefix}/v1/responses"):
+            pass
         document = (await api.client.get(f"{prefix}/openapi.json")).json()
         assert document["servers"] == [{"url": "/llm"}]
     assert (await api.client.get("/other/v1/models")).status_code == 404
