@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import signal
+import subprocess
 import termios
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from serving.runtime import family
 from tests.commands import Served, serve
 from tests.host.questions import ask, body
 
@@ -54,6 +56,8 @@ def test_a_second_signal_ends_everything_at_once(
     with serve(tmp_path, extra={"GPT_OSS_ENGINE": str(engine)}) as served:
         served.wait_until_ready()
         processes = served.processes()
+        mark = {family.MARK: served.engine().environ()[family.MARK]}
+        rank = subprocess.Popen(["sleep", "600"], env=os.environ | mark, start_new_session=True)
         with streaming(served) as lines:
             served.process.send_signal(number)
             time.sleep(1)
@@ -65,6 +69,7 @@ def test_a_second_signal_ends_everything_at_once(
                 assert "data: [DONE]" not in list(lines)
         served.wait_for_exit(SOON_SECONDS)
         assert psutil.wait_procs(processes, timeout=SOON_SECONDS)[1] == []
+        assert rank.wait(SOON_SECONDS) == -signal.SIGKILL  # of the engine's, wherever it has gone
         assert "Traceback" not in served.output
         assert ('"outcome":"aborted"' in served.output) is not stopped
 
