@@ -17,7 +17,6 @@ from engine_build.build import Outcome
 from engine_build.build import build as run_build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import plan
-from engine_build.profiles import profile as profiles
 from engine_build.progress import Steps
 from engine_build.proof import golden
 from engine_build.settle import Settled, make_plan, settle
@@ -52,6 +51,8 @@ def build(
     """Builds the engine of a profile; does nothing when it is built already."""
     started = time.monotonic()
     settled = settle(name, purpose)
+    for note in settled.notes:
+        typer.echo(note)
     if dry_run:
         store = place.model_store() if publish else None
         source = fetch.find(settled.profile, checkpoint, place.state())
@@ -88,7 +89,7 @@ def fetch_checkpoint(
     dry_run: DryRun = False,
 ) -> None:
     """Fetches and hashes the checkpoint of a profile; needs no GPU and no runtime."""
-    described = fetch.describe(profiles.load(name))
+    described = fetch.describe(settle(name, None).profile)
     source = fetch.locate(described, checkpoint, place.state())
     if dry_run:
         for line in rehearsal.of_fetch(described, source):
@@ -112,7 +113,8 @@ def _resumable() -> Iterator[None]:
 @app.command(name="plan")
 def plan_memory(name: ProfileName, purpose: Purpose = None) -> None:
     """Shows what an engine for GPUs would hold in their memory; needs neither GPU nor weights."""
-    for line in plan.lines(make_plan(settle(name, purpose).profile)):
+    settled = settle(name, purpose)
+    for line in (*settled.notes, *plan.lines(make_plan(settled.profile))):
         typer.echo(line)
 
 

@@ -61,12 +61,11 @@ def of_build(
     if settled.gate is not None:
         formats = settled.gate.reference.precision
         yield (
-            f"gate: {gate.words(profile.precision)}, against {gate.words(formats)}; at least "
-            f"{settled.gate.limits.least_agreement:.1%} equal tokens, at most "
-            f"{settled.gate.limits.most_divergence} nats"
+            f"gate: {gate.words(profile.precision)}, against {gate.words(formats)}; "
+            f"{gate.describe_limits(settled.gate.limits)}"
         )
-        if settled.gate.fallback is not None:
-            yield f"  falls back to {gate.words(settled.gate.fallback.precision)}"
+        for other in settled.gate.fallbacks:
+            yield f"  else {gate.words(other.precision)}"
     yield "golden prompts: run once and recorded"
     if store is not None:
         yield f"register: in BentoML's model store, {store}"

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine_build import fetch
 from engine_build.failure import BuildError, ExitCode
-from engine_build.profiles import arguments, formats, gpus, overlay, plan, remedies
+from engine_build.profiles import (
+    arguments,
+    experts,
+    formats,
+    gpus,
+    overlay,
+    plan,
+    remedies,
+    trtllm_fields,
+)
 from engine_build.profiles import profile as profiles
 from engine_build.profiles.plan import Plan
 from engine_build.profiles.profile import PrecisionChange, Profile
+from engine_build.profiles.trtllm_fields import FieldList
 from engine_build.proof import gate
 from serving.engine import Architecture
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What to build, and what its precision is compared with, if anything."""
+    """What to build, and what its precision is compared with, if anything.
+
+    `notes` say in words what of the profile cannot be had, and what is built instead.
+    """
 
     profile: Profile
     gate: gate.Wanted | None = None
+    notes: tuple[str, ...] = ()
 
 
 def settle(name: str, purpose: str | None) -> Settled:
@@ -29,17 +45,51 @@ def settle(name: str, purpose: str | None) -> Settled:
     that the build may need.
     """
     profile = load(name, purpose)
+    known = trtllm_fields.in_use() if profile.runtime == "trtllm" else None
+    profile, notes = _available(profile, known)
     limits = profile.gate
-    asked = complete(profile)
+    asked = complete(profile, known)
     if limits is None:
-        return Settled(asked)
-    fallback = limits.fallback
+        return Settled(asked, None, notes)
     wanted = gate.Wanted(
         limits=limits,
-        reference=complete(_changed(profile, limits.reference)),
-        fallback=None if fallback is None else complete(_changed(profile, fallback)),
+        reference=complete(_changed(profile, limits.reference), known),
+        fallbacks=tuple(complete(one, known) for one in _fallbacks(profile, limits.fallback)),
     )
-    return Settled(asked, wanted)
+    return Settled(asked, wanted, notes)
+
+
+def _available(profile: Profile, known: FieldList | None) -> tuple[Profile, tuple[str, ...]]:
+    """Returns the profile with activations that its fallback allows, where the TensorRT-LLM in use
+    has no kernels for those asked for on the GPU; and what it then says."""
+    fallback = profile.gate and profile.gate.fallback
+    if known is None or not fallback or fallback.activations is None:
+        return profile, ()
+    gpu = gpus.find(profile.device.kind)
+    other = _changed(profile, PrecisionChange(activations=fallback.activations))
+    if experts.computable(profile, gpu, known) or not experts.computable(other, gpu, known):
+        return profile, ()
+    return other, (
+        f"{profile.name}: TensorRT-LLM {known.version} has no backend for precision.activations = "
+        f"{profile.precision.activations} on {gpu.kind}; {fallback.activations} is built, KV cache "
+        f"{profile.precision.kv_cache} stays",
+    )
+
+
+def _fallbacks(profile: Profile, change: PrecisionChange | None) -> Iterator[Profile]:
+    """Yields the profile with a part of the fallback's formats, then with more of them, at last
+    with all: a format that is not good enough does not take another along."""
+    if change is None:
+        return
+    asked = profile.precision.model_dump()
+    parts = [
+        (name, value)
+        for name, value in change.model_dump(exclude_none=True).items()
+        if value != asked[name]
+    ]
+    for count in range(1, len(parts) + 1):
+        for chosen in itertools.combinations(parts, count):
+            yield _changed(profile, PrecisionChange(**dict(chosen)))
 
 
 def load(name: str, purpose: str | None) -> Profile:
@@ -48,8 +98,8 @@ def load(name: str, purpose: str | None) -> Profile:
     return profile if purpose is None else overlay.apply(profile, purpose)
 
 
-def complete(profile: Profile) -> Profile:
-    """Returns the profile with all of its runtime's arguments.
+def complete(profile: Profile, known: FieldList | None = None) -> Profile:
+    """Returns the profile with all of its runtime's arguments, of the version that `known` lists.
 
     Raises BuildError for a number format or a mesh that the runtime, the model or the GPU has not.
     """
@@ -59,8 +109,10 @@ def complete(profile: Profile) -> Profile:
     if profile.runtime != "trtllm":
         _check_ranks(profile, shape)
         return profile
-    make_plan(profile)
-    composed = arguments.compose(profile, gpus.find(profile.device.kind))
+    gpu = gpus.find(profile.device.kind)
+    experts.check(profile, gpu, known)
+    planned = make_plan(profile)
+    composed = arguments.compose(profile, gpu, host_cache_bytes=planned.host_cache, known=known)
     return profile.model_copy(update={"arguments": composed})
 
 

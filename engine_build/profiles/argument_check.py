@@ -22,7 +22,6 @@ RENAMED = {
     "free_gpu_memory_fraction": "kv_cache_config.free_gpu_memory_fraction",
     "kv_cache_dtype": "kv_cache_config.dtype",
     "kv_cache_free_gpu_memory_fraction": "kv_cache_config.free_gpu_memory_fraction",
-    "mamba_state_cache_interval": "mamba_state_config.periodic_snapshot_interval",
     "moe_backend": "moe_config.backend",
     "sampler_type": "nothing: the sampler is no longer chosen",
     "speculative_model_dir": "speculative_config.speculative_model",

@@ -11,6 +11,7 @@ import msgspec
 
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import architecture_bytes as parts
+from engine_build.profiles import arguments
 from engine_build.profiles.gpus import MIB, Gpu
 from engine_build.profiles.profile import Profile
 from serving.engine import Architecture, Mesh
@@ -70,6 +71,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cuda_graphs: int
     kv_cache: int
     unused: int
+    host_cache: int
+    """Of pinned host memory, for sequences that are suspended. Not of the GPU's."""
     kv_blocks: int
     """Blocks over all layers, where every layer keeps everything."""
     room: tuple[Room, ...]
@@ -116,6 +119,7 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
         cuda_graphs=graphs,
         kv_cache=kv_cache,
         unused=unused,
+        host_cache=_host_cache(profile, shape, mesh, kv_cache),
         kv_blocks=kv_cache // block_bytes,
         room=room,
         **fixed,
@@ -133,6 +137,10 @@ def lines(plan: Plan) -> list[str]:
         told.append(f"  {name:<12} {_gb(getattr(plan, name)):>9}  estimate")
     told.append(f"  {'kv_cache':<12} {_gb(plan.kv_cache):>9}  {plan.kv_blocks} blocks")
     told.append(f"  {'unused':<12} {_gb(plan.unused):>9}")
+    told.append(
+        f"  {'host_cache':<12} {_gb(plan.host_cache):>9}  pinned host memory for suspended "
+        f"sequences, {_gb(plan.host_cache * plan.ranks)} for all ranks"
+    )
     for room in plan.room:
         told.append(
             f"  sequences of {room.tokens:>6} tokens: {room.windowed} at once "
@@ -209,19 +217,41 @@ def _kv_cache(profile: Profile, shape: Architecture, mesh: Mesh, free: int, grap
     return taken
 
 
+def _host_cache(profile: Profile, shape: Architecture, mesh: Mesh, kv_cache: int) -> int:
+    """Returns the bytes for suspended sequences, unless the profile's arguments give them.
+
+    As much as can be suspended at once: what a full batch of the longest sequences needs beyond
+    the GPU's cache. At least one such sequence, and no more than the GPU's cache, which is what
+    TensorRT-LLM's cache manager V2 takes unasked.
+    """
+    if not arguments.manages_v2(profile):
+        return 0
+    own = (profile.arguments.get("kv_cache_config") or {}).get("host_cache_size")
+    if own is not None:
+        return int(own)
+    one = _sequence_bytes(profile, shape, mesh, profile.limits.max_seq_len, windowed=True)
+    return min(kv_cache, max(one, profile.limits.max_batch_size * one - kv_cache))
+
+
 def _room(profile: Profile, shape: Architecture, mesh: Mesh, kv_cache: int, tokens: int) -> Room:
     one, whole = (
-        parts.sequence_bytes(
-            shape,
-            mesh,
-            profile.precision.kv_cache,
-            tokens=tokens,
-            block_tokens=profile.kv_cache.block_tokens,
-            windowed=windowed,
-        )
+        _sequence_bytes(profile, shape, mesh, tokens, windowed=windowed)
         for windowed in (True, False)
     )
     return Room(tokens=tokens, windowed=kv_cache // one, whole=kv_cache // whole)
+
+
+def _sequence_bytes(
+    profile: Profile, shape: Architecture, mesh: Mesh, tokens: int, *, windowed: bool
+) -> int:
+    return parts.sequence_bytes(
+        shape,
+        mesh,
+        profile.precision.kv_cache,
+        tokens=tokens,
+        block_tokens=profile.kv_cache.block_tokens,
+        windowed=windowed,
+    )
 
 
 def check_model(profile: Profile, shape: Architecture) -> None:

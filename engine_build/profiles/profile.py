@@ -56,10 +56,16 @@ class GateLimits(Section):
     """Share of positions with the same likeliest token."""
     most_divergence: Annotated[float, Field(gt=0)]
     """Mean Kullback-Leibler divergence in nats."""
+    most_lost: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of the known answers' tokens that the reference gives and the engine does not, less
+    those that the engine alone gives."""
 
 
 class Gate(GateLimits):
-    """The precision to compare with, and the one to take when the asked-for one does not pass."""
+    """The precision to compare with, and what to take when the asked-for one does not pass.
+
+    Of a fallback with several formats, each is tried alone before all are taken.
+    """
 
     reference: PrecisionChange
     fallback: PrecisionChange | None = None

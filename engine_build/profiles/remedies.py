@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine_build.failure import BuildError
-from engine_build.profiles import overlay, plan
-from engine_build.profiles.arguments import FIRST_FP8
+from engine_build.profiles import experts, overlay, plan
 from engine_build.profiles.gpus import Gpu
 from engine_build.profiles.profile import Profile
 from serving.engine import Architecture
@@ -62,6 +61,7 @@ def advice(found: Iterable[Remedy]) -> str:
 
 def _fits(one: Remedy, shape: Architecture) -> bool:
     try:
+        experts.check(one.profile, one.gpu)
         plan.make(one.profile, shape, one.gpu)
     except BuildError:
         return False
@@ -128,7 +128,7 @@ def _shorter_sequences(profile: Profile, gpu: Gpu) -> Iterator[Remedy]:
 
 
 def _coarser_cache(profile: Profile, gpu: Gpu) -> Iterator[Remedy]:
-    if profile.precision.kv_cache != "fp8" and gpu.sm >= FIRST_FP8:
+    if profile.precision.kv_cache != "fp8":
         change = {"precision": {"kv_cache": "fp8"}}
         yield from _changed(profile, gpu, change, "precision.kv_cache: fp8")
 

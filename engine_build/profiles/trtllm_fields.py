@@ -11,13 +11,18 @@ Elsewhere it reads a JSON schema of the arguments (--schema, with --version and 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from engine_build.failure import BuildError, ExitCode
 
 PATH = Path(__file__).with_name("trtllm_fields.json")
 
@@ -58,6 +63,32 @@ class FieldList(msgspec.Struct, frozen=True):
 def read(path: Path = PATH) -> FieldList:
     """Returns the list in the repository."""
     return msgspec.json.decode(path.read_bytes(), type=FieldList)
+
+
+def in_use() -> FieldList:
+    """Returns the list of the TensorRT-LLM that is installed here, without importing it into this
+    process; the list in the repository where none is, and for the version that it describes.
+
+    Raises BuildError (UNAVAILABLE) when what is installed does not tell.
+    """
+    listed = read()
+    try:
+        if importlib.metadata.version("tensorrt_llm") == listed.version:
+            return listed
+    except importlib.metadata.PackageNotFoundError:
+        return listed
+    with tempfile.TemporaryDirectory() as room:
+        path = Path(room) / PATH.name
+        command = [sys.executable, "-m", __name__, "--output", str(path)]
+        told = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=PATH.parents[2]
+        )
+        if told.returncode:
+            last = (told.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            raise BuildError(
+                ExitCode.UNAVAILABLE, f"TensorRT-LLM is installed, but does not start here: {last}"
+            )
+        return read(path)
 
 
 def encode(fields: FieldList) -> bytes:

@@ -238,7 +238,7 @@ def test_a_converted_engine_with_another_tensor_is_named(
         (
             "gpt-oss-120b-2xh100",
             [("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")],
-            "fp8 does not run on NVIDIA A100-SXM4-80GB (compute capability 8.0",
+            "device.kind = NVIDIA A100-SXM4-80GB (compute capability 8.0): TensorRT-LLM has",
         ),
         (
             "gpt-oss-120b-2xh100",

@@ -111,7 +111,9 @@ def test_a_dry_run_says_every_step_and_does_none(
     assert "model-00003-of-00014.safetensors: 4.12 GB, to be fetched" in shown
     assert "fetch: 24 files, 65.28 GB of 24 files" in shown
     assert "activations fp8, KV cache fp8, against weights mxfp4, activations bf16" in shown
-    assert "falls back to weights mxfp4, activations bf16" in shown
+    assert "else weights mxfp4, activations bf16, KV cache fp8" in shown
+    assert "else weights mxfp4, activations fp8, KV cache auto" in shown
+    assert "else weights mxfp4, activations bf16, KV cache auto" in shown
     assert f"in BentoML's model store, {scene.store}" in shown
     assert sorted(scene.root.rglob("*")) == before
 
@@ -131,9 +133,9 @@ def test_fetch_hashes_what_is_here_and_says_what_is_not(
 ) -> None:
     assert run("fetch", "development") == 0
     assert capsys.readouterr().out.startswith("development: whole, every file")
-    assert run("fetch", "gpt-oss-20b-1xl4", "--dry-run") == 0
+    assert run("fetch", "gpt-oss-20b-1xh100", "--dry-run") == 0
     assert "fetch: 12 files, 13.79 GB of 12 files" in capsys.readouterr().out
-    arguments = ("fetch", "gpt-oss-20b-1xl4", "--checkpoint", str(scene.origins))
+    arguments = ("fetch", "gpt-oss-20b-1xh100", "--checkpoint", str(scene.origins))
     assert run(*arguments, "--dry-run") == 0
     assert "are missing, and the build would stop" in capsys.readouterr().out
     assert run(*arguments) == ExitCode.DATA

@@ -28,6 +28,7 @@ _UNFIT = {
     "trust_remote_code": _CODE,
     "encode_only": "this service generates",
     "mm_encoder_only": "this service generates",
+    "mpi_session": "it is an object of a running process",
 }
 """Arguments that may only have their default, which is false, zero or none, and why."""
 

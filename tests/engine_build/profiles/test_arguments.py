@@ -8,6 +8,8 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import argument_check, arguments, gpus, profile
 from engine_build.profiles.profile import Profile
 
+HOST_BYTES = 2**30
+
 PROFILES = [name for name in profile.names() if profile.load(name).runtime == "trtllm"]
 
 
@@ -19,7 +21,8 @@ def changed(name: str = "gpt-oss-120b-2xh200", **sections: dict[str, Any]) -> Pr
 
 
 def composed(wanted: Profile) -> dict[str, Any]:
-    return arguments.compose(wanted, gpus.find(wanted.device.kind))
+    gpu = gpus.find(wanted.device.kind)
+    return arguments.compose(wanted, gpu, host_cache_bytes=HOST_BYTES)
 
 
 def refused(wanted: Profile) -> BuildError:
@@ -57,7 +60,7 @@ def test_the_default_profile_becomes_what_was_promised() -> None:
     [
         ("gpt-oss-120b-1xh200", "TRITON", None),
         ("gpt-oss-120b-1xb200", "TRTLLM", None),
-        ("gpt-oss-20b-1xl4", "CUTLASS", None),
+        ("gpt-oss-20b-1xh100", "TRITON", None),
     ],
 )
 def test_the_expert_backend_is_the_generations(
@@ -70,9 +73,37 @@ def test_the_expert_backend_is_the_generations(
 
 def test_other_activations_are_asked_of_the_workers() -> None:
     hopper = composed(changed(precision={"activations": "fp8"}))
-    assert hopper["env_overrides"] == {"OVERRIDE_QUANT_ALGO": "W4A8_MXFP4_FP8"}
-    blackwell = composed(changed("gpt-oss-120b-1xb200", precision={"activations": "bf16"}))
-    assert blackwell["env_overrides"] == {"OVERRIDE_QUANT_ALGO": "W4A16_MXFP4"}
+    assert hopper["env_overrides"]["OVERRIDE_QUANT_ALGO"] == "W4A8_MXFP4_FP8"
+    for activations, override in (("bf16", "W4A16_MXFP4"), ("fp8", "W4A8_MXFP4_FP8")):
+        blackwell = composed(changed("gpt-oss-120b-1xb200", precision={"activations": activations}))
+        assert blackwell["env_overrides"]["OVERRIDE_QUANT_ALGO"] == override
+
+
+def test_the_workers_add_up_in_float32_where_there_are_several() -> None:
+    assert composed(changed())["env_overrides"] == {
+        "TRTLLM_ENABLE_PDL": "1",
+        "ALL_REDUCE_FUSION_KERNEL_ACC_FP32": "1",
+    }
+    one = composed(profile.load("gpt-oss-120b-1xh200"))
+    assert one["env_overrides"] == {"TRTLLM_ENABLE_PDL": "1"}
+
+
+def test_the_cache_manager_is_chosen_with_its_policy_and_its_host_memory() -> None:
+    found = composed(changed())
+    assert found["scheduler_config"]["capacity_scheduler_policy"] == "MAX_UTILIZATION"
+    assert found["kv_cache_config"]["use_kv_cache_manager_v2"] is True
+    assert found["kv_cache_config"]["host_cache_size"] == HOST_BYTES
+    older = {"kv_cache_config": {"use_kv_cache_manager_v2": False}}
+    found = composed(changed(arguments=older))
+    assert found["scheduler_config"]["capacity_scheduler_policy"] == "GUARANTEED_NO_EVICT"
+    assert "host_cache_size" not in found["kv_cache_config"]
+
+
+def test_a_policy_that_the_cache_manager_overrides_is_refused() -> None:
+    policy = {"capacity_scheduler_policy": "GUARANTEED_NO_EVICT"}
+    error = refused(changed(arguments={"scheduler_config": policy}))
+    assert "KV cache manager V2 runs MAX_UTILIZATION whatever is asked for" in error.message
+    assert "use_kv_cache_manager_v2: false" in error.advice
 
 
 def test_a_profiles_own_arguments_stand_over_the_derived_ones() -> None:
@@ -80,13 +111,13 @@ def test_a_profiles_own_arguments_stand_over_the_derived_ones() -> None:
         arguments={
             "stream_interval": 20,
             "moe_config": {"max_num_tokens": 4096},
-            "env_overrides": {"TRTLLM_ENABLE_PDL": "1"},
+            "env_overrides": {"TRTLLM_ENABLE_PDL": "0"},
         }
     )
     found = composed(wanted)
     assert found["stream_interval"] == 20
     assert found["moe_config"] == {"backend": "TRITON", "max_num_tokens": 4096}
-    assert found["env_overrides"]["TRTLLM_ENABLE_PDL"] == "1"
+    assert found["env_overrides"]["TRTLLM_ENABLE_PDL"] == "0"
 
 
 def test_no_graphs_are_no_graphs() -> None:
@@ -145,43 +176,6 @@ def test_an_argument_that_cannot_be_meant_is_named(
 @pytest.mark.parametrize(
     ("name", "sections", "part"),
     [
-        (
-            "gpt-oss-120b-2xh200",
-            {"arguments": {"moe_config": {"backend": "TRTLLM"}}},
-            "has kernels for Blackwell only, not for NVIDIA H200",
-        ),
-        (
-            "gpt-oss-120b-2xh200",
-            {"mesh": {"expert_parallel": 1}},
-            "TRITON does not cut an expert",
-        ),
-        (
-            "gpt-oss-120b-2xh200",
-            {
-                "device": {"kind": "NVIDIA L40S"},
-                "arguments": {"moe_config": {"backend": "TRITON"}},
-            },
-            "has expert parallelism on Hopper only",
-        ),
-        (
-            "gpt-oss-20b-1xl4",
-            {"precision": {"activations": "fp8"}},
-            "precision.activations = fp8 does not run on NVIDIA L4 (compute capability 8.9)",
-        ),
-        (
-            "gpt-oss-120b-2xh200",
-            {
-                "precision": {"activations": "fp8"},
-                "arguments": {"moe_config": {"backend": "CUTLASS"}},
-            },
-            "does not compute MXFP4 weights with precision.activations = fp8",
-        ),
-        (
-            "gpt-oss-120b-2xh200",
-            {"device": {"kind": "NVIDIA A100-SXM4-80GB"}, "precision": {"kv_cache": "fp8"}},
-            "kv_cache = fp8 does not run on NVIDIA A100-SXM4-80GB (compute capability 8.0; FP8 "
-            "begins with 8.9)",
-        ),
         ("gpt-oss-120b-2xh200", {"precision": {"kv_cache": "int8"}}, "precision.kv_cache = int8"),
         ("gpt-oss-120b-2xh200", {"kv_cache": {"block_tokens": 48}}, "powers of two"),
         ("gpt-oss-120b-2xh200", {"kv_cache": {"block_tokens": 1}}, "powers of two"),

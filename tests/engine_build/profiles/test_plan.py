@@ -75,6 +75,24 @@ def test_the_fraction_is_of_what_weights_and_a_step_leave() -> None:
     assert found.kv_cache == pytest.approx(0.8 * free, abs=1)
 
 
+def test_host_memory_is_planned_for_what_can_be_suspended() -> None:
+    """What a full batch of the longest sequences needs beyond the GPU's cache, and no more than
+    that cache; at least one sequence."""
+    found = made(profile.load("gpt-oss-120b-2xh100"))
+    held = found.room[-1].windowed
+    least, most = found.kv_cache / (held + 1), found.kv_cache / held  # what one sequence needs
+    assert 64 * least < found.host_cache + found.kv_cache <= 64 * most
+    assert "41.96 GB for all ranks" in "\n".join(plan.lines(found))
+    single = made(changed(limits={"max_batch_size": 1}, cuda_graphs={"batch_sizes": [1]}))
+    assert least < single.host_cache <= most
+    many = made(changed(limits={"max_batch_size": 512}))
+    assert many.host_cache == many.kv_cache
+    own = {"kv_cache_config": {"host_cache_size": 2**30}}
+    assert made(changed(arguments=own)).host_cache == 2**30
+    older = {"kv_cache_config": {"use_kv_cache_manager_v2": False}}
+    assert made(changed(arguments=older)).host_cache == 0
+
+
 def test_weights_that_leave_nothing_are_refused_with_the_numbers() -> None:
     error = refused(changed("gpt-oss-120b-1xh100", device={"kind": "NVIDIA L40S"}))
     assert "65.25 GB" in error.message
@@ -120,11 +138,11 @@ def test_what_cannot_be_cut_or_cached_is_named(
 
 
 def test_a_plan_can_be_read_by_a_person_and_by_a_program() -> None:
-    found = made(profile.load("gpt-oss-20b-1xl4"))
+    found = made(profile.load("gpt-oss-20b-1xh100"))
     told = "\n".join(plan.lines(found))
-    assert "gpt-oss-20b-1xl4: 1 x NVIDIA L4, 24.15 GB each" in told
+    assert "gpt-oss-20b-1xh100: 1 x NVIDIA H100 80GB HBM3, 85.52 GB each" in told
     assert "kv_cache" in told
-    assert "sequences of  32768 tokens" in told
+    assert "sequences of  65536 tokens" in told
     assert msgspec.json.decode(msgspec.json.encode(found), type=plan.Plan) == found
 
 

@@ -48,7 +48,7 @@ def test_the_gpu_profile_is_the_one_promised() -> None:
         "gpt-oss-120b-1xh200",
         "gpt-oss-120b-1xb200",
         "gpt-oss-120b-8xh100",
-        "gpt-oss-20b-1xl4",
+        "gpt-oss-20b-1xh100",
     ],
 )
 def test_every_gpu_preset_is_there_and_says_where_its_values_come_from(name: str) -> None:

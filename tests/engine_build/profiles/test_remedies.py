@@ -43,8 +43,8 @@ def found(wanted: Profile) -> dict[str, remedies.Remedy]:
 CASES = [
     (
         "gpt-oss-120b-1xh100",
-        {"device": {"kind": "NVIDIA L40S"}},
-        ["2 x NVIDIA L40S (device.count", "device.kind: NVIDIA H100 80GB HBM3"],
+        {"limits": {"max_num_tokens": 65536}},
+        ["2 x NVIDIA H100 80GB HBM3 (device.count", "device.kind: NVIDIA H100 NVL"],
     ),
     (
         "gpt-oss-120b-1xh100",
@@ -62,8 +62,8 @@ CASES = [
         ["kv_cache.max_tokens: ", "8 x NVIDIA H100"],
     ),
     (
-        "gpt-oss-20b-1xl4",
-        {"limits": {"max_num_tokens": 65536}},
+        "gpt-oss-20b-1xh100",
+        {"limits": {"max_num_tokens": 1048576}},
         ["limits.max_num_tokens: "],
     ),
 ]

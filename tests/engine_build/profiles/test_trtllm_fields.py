@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import trtllm_fields
 from engine_build.profiles.trtllm_fields import Class
 from engine_build.profiles.trtllm_fields import Field as ListedField
@@ -90,6 +92,57 @@ def test_an_installation_is_read_by_the_same_command(
     assert trtllm_fields.main(["--output", str(path)]) == 0
     listed = trtllm_fields.read(path)
     assert (listed.version, listed.origin) == ("9.9", "installation")
+
+
+API = """
+import pydantic
+class MoeConfig(pydantic.BaseModel):
+    backend: str = "CUTLASS"
+class TorchLlmArgs(pydantic.BaseModel):
+    moe_config: MoeConfig | None = None
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Returns a function that installs a package of TensorRT-LLM's name, with these arguments."""
+
+    def make(version: str, api: str) -> None:
+        metadata = tmp_path / f"tensorrt_llm-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Name: tensorrt_llm\nVersion: {version}\n")
+        package = tmp_path / "tensorrt_llm"
+        (package / "llmapi").mkdir(parents=True)
+        (package / "__init__.py").write_text(f'__version__ = "{version}"')
+        (package / "llmapi" / "__init__.py").write_text(api)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return make
+
+
+def test_the_list_in_use_is_the_repositorys_unless_another_version_is_installed(
+    install: Callable[..., None],
+) -> None:
+    listed = trtllm_fields.read()
+    assert trtllm_fields.in_use() == listed
+    install(listed.version, "raise RuntimeError('not to be imported')")
+    assert trtllm_fields.in_use() == listed
+
+
+def test_another_version_tells_its_own_arguments(install: Callable[..., None]) -> None:
+    install("9.9", API)
+    found = trtllm_fields.in_use()
+    assert (found.version, found.origin) == ("9.9", "installation")
+    assert set(found.classes["TorchLlmArgs"].fields) == {"moe_config"}
+    assert "tensorrt_llm" not in sys.modules  # MPI must not start in the build's own process.
+
+
+def test_an_installation_that_does_not_start_is_told(install: Callable[..., None]) -> None:
+    install("9.9", "raise OSError('libcuda.so.1: cannot open shared object file')")
+    with pytest.raises(BuildError, match=r"does not start here: OSError: libcuda\.so\.1") as caught:
+        trtllm_fields.in_use()
+    assert caught.value.exit_code is ExitCode.UNAVAILABLE
 
 
 def test_a_schema_needs_a_version_and_an_origin(

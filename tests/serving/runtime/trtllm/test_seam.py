@@ -34,7 +34,8 @@ def test_a_profiles_arguments_load_and_generate(
     wanted: Profile,
 ) -> None:
     gpu = gpus.find(wanted.device.kind)
-    complete = wanted.model_copy(update={"arguments": arguments.compose(wanted, gpu)})
+    composed = arguments.compose(wanted, gpu, host_cache_bytes=2**20)
+    complete = wanted.model_copy(update={"arguments": composed})
     built = compose(
         complete,
         Model(name="m", repository="r", revision="v"),
