@@ -122,12 +122,17 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     precision: Precision
     positions: int
+    """0: the engine could not be asked."""
     agreement: float
     """Share of positions at which both have the same likeliest token."""
     divergence: float | None
     """Mean Kullback-Leibler divergence from the reference, in nats: at least so much, by the
     likeliest tokens of both. None: the runtime gives no log-probabilities."""
     largest_divergence: float | None
+    right: float | msgspec.UnsetType = msgspec.UNSET
+    """Share of the tokens of known answers that it gives. Absent where none were asked for."""
+    lost: float | msgspec.UnsetType = msgspec.UNSET
+    """Share of them that the reference gives and it does not, less those that it alone gives."""
     passed: bool
 
 
@@ -137,6 +142,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reference: Precision
     least_agreement: float
     most_divergence: float
+    most_lost: float | msgspec.UnsetType = msgspec.UNSET
     comparisons: tuple[Comparison, ...]
     """In the order in which they were tried. One that did not pass gave way to a fallback."""
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -18,67 +17,29 @@ from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS, Compact, choose
 from engine_build.place import State
-from engine_build.profiles.profile import GateLimits, Precision, Profile, load
-from engine_build.proof import gate, golden, golden_prompts, probe, questions
+from engine_build.profiles.profile import GateLimits, Precision, load
+from engine_build.proof import exam, gate, golden, golden_prompts, probe, questions
 from engine_build.proof.probe import Answer, Question
 from engine_build.report import Report
 from engine_build.settle import settle
 from engine_build.weights import contents
 from serving import engine
 from serving.engine import Engine, Golden
+from tests.engine_build.proof.pretended import (
+    HALF,
+    LIMITS,
+    QUARTER,
+    WHOLE,
+    Pretended,
+    run,
+    short_gate,
+)
 from tests.engine_build.scene import Scene, furnish
-
-LIMITS = GateLimits(least_agreement=0.9, most_divergence=0.1)
-WHOLE, HALF, QUARTER = "float32", "bfloat16", "float8"
-
-
-@dataclass
-class Pretended:
-    """Engines whose next tokens depend on their activations alone."""
-
-    tokens: dict[str, int]
-    likelihood: dict[str, float] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-
-    def ask(self, directory: Path, wanted: Sequence[Question]) -> list[Answer]:
-        """Answers every question with the precision's token."""
-        activations = engine.read(directory).precision.activations
-        self.asked.append(activations)
-        token = self.tokens[activations]
-        likely = self.likelihood.get(activations)
-        entry = () if likely is None else ({token: math.log(likely)},)
-        return [Answer((token,) * one.max_tokens, entry * one.max_tokens) for one in wanted]
-
-
-def in_precision(profile: Profile, activations: str) -> Profile:
-    formats = Precision(weights="mxfp4", activations=activations)
-    return profile.model_copy(update={"precision": formats})
-
-
-def run(scene: Scene, pretended: Pretended, fallback: str | None = None) -> Engine:
-    """Builds the scene's profile in bfloat16 with a gate."""
-    wanted = gate.Wanted(
-        limits=LIMITS,
-        reference=in_precision(scene.profile, WHOLE),
-        fallback=None if fallback is None else in_precision(scene.profile, fallback),
-        ask=pretended.ask,
-    )
-    return build(
-        in_precision(scene.profile, HALF),
-        scene,
-        scene.state,
-        scene.steps(),
-        store=None,
-        record=scene.record,
-        gate=wanted,
-    ).engine
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [1, 2], "two": [3]})
-    monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [4, 5]})
-    return furnish(tmp_path)
+    return short_gate(tmp_path, monkeypatch)
 
 
 def test_an_engine_like_its_reference_passes_and_says_so(scene: Scene) -> None:
@@ -105,7 +66,7 @@ def test_other_tokens_are_refused_with_the_numbers_and_no_engine_is_left(scene: 
         run(scene, Pretended({WHOLE: 7, HALF: 8}))
     assert caught.value.exit_code is ExitCode.PRECISION
     assert "bfloat16, KV cache auto: 0.0% of 96 tokens equal" in caught.value.message
-    assert "at least 90.0% equal tokens" in caught.value.message
+    assert "at least 90.0% equal tokens, at most 0.1 nats, and at most 2.0%" in caught.value.message
     assert "gate.fallback" in caught.value.advice
     assert not scene.engine.exists()
 
@@ -157,7 +118,7 @@ def test_a_fallback_to_the_published_weights_holds_the_published_files(scene: Sc
         scene.steps(),
         store=None,
         record=scene.record,
-        gate=gate.Wanted(limits=LIMITS, reference=published, fallback=published, ask=ask),
+        gate=gate.Wanted(limits=LIMITS, reference=published, fallbacks=(published,), ask=ask),
     ).engine
     assert built.precision.weights == "mxfp4"
     assert built.gate
@@ -196,14 +157,26 @@ def test_an_unknown_number_is_no_pass() -> None:
 def test_the_gpu_profile_compares_fp8_with_bf16_and_falls_back_to_it() -> None:
     settled = settle("gpt-oss-120b-2xh100", None)
     assert settled.profile.precision.activations == "fp8"
-    assert settled.profile.arguments["env_overrides"] == {"OVERRIDE_QUANT_ALGO": "W4A8_MXFP4_FP8"}
+    assert settled.profile.arguments["env_overrides"]["OVERRIDE_QUANT_ALGO"] == "W4A8_MXFP4_FP8"
     assert settled.gate
-    assert settled.gate.fallback
-    for other in (settled.gate.reference, settled.gate.fallback):
+    *apart, both = settled.gate.fallbacks
+    assert [(one.precision.activations, one.precision.kv_cache) for one in apart] == [
+        ("bf16", "fp8"),
+        ("fp8", "auto"),
+    ]
+    for other in (settled.gate.reference, both):
         assert other.precision == Precision(weights="mxfp4", activations="bf16", kv_cache="auto")
-        assert other.arguments["env_overrides"] == {}
+        assert "OVERRIDE_QUANT_ALGO" not in other.arguments["env_overrides"]
         assert other.arguments["kv_cache_config"]["dtype"] == "auto"
         assert other.mesh == settled.profile.mesh
+
+
+def test_quality_asks_for_bf16_throughout_and_compares_nothing() -> None:
+    settled = settle("gpt-oss-120b-2xh100", "quality")
+    assert settled.gate
+    assert settled.gate.fallbacks == ()
+    assert settled.profile.precision == settled.gate.reference.precision
+    assert settled.profile.precision == Precision(weights="mxfp4", activations="bf16")
 
 
 @pytest.fixture
@@ -212,6 +185,8 @@ def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = questions.prompts(RANKS)
     few = {name: asked[name] for name in ("greeting", "sum")}
     monkeypatch.setattr(questions, "prompts", lambda _ranks: few)
+    known = exam.places(RANKS)[:6]
+    monkeypatch.setattr(exam, "places", lambda _ranks: known)
     monkeypatch.setattr(gate, "TOKENS_A_QUESTION", 12)
 
 
