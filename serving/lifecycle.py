@@ -151,6 +151,7 @@ class Service:
             waiting=stats.waiting + self._admission.waiting,
             blocks_used=stats.blocks_used,
             blocks_total=stats.blocks_total,
+            suspended=len(stats.suspended),
         )
         metrics.observe_engine(gauges, self.state, restarts)
         return metrics.text()

@@ -17,6 +17,7 @@ from serving.runtime.messages import Output
 class Watch:
     """The deadlines of one job: to the first output, between outputs, and in total.
 
+    Time in which the engine has set a sequence of the job aside counts for the total alone.
     To be made and used in the task that runs the job. `due` is a time of `clock`, in seconds.
     """
 
@@ -37,6 +38,7 @@ class Watch:
         self._limit_seconds = first_token_seconds
         self._stall_seconds = stall_seconds
         self._waiting_since: float | None = None
+        self._stream: SequenceStream | None = None
         self._error: ServingError | None = None
         self._loop = asyncio.get_running_loop()
         now = clock()
@@ -45,7 +47,7 @@ class Watch:
     async def receive(self, stream: SequenceStream) -> list[tuple[int, Output]]:
         """Returns what `stream.receive` does. Raises ServingError (DEADLINE) when too late."""
         self._raise_if_late()
-        self._waiting_since = self._clock()
+        self._waiting_since, self._stream = self._clock(), stream
         try:
             return await stream.receive()
         except asyncio.CancelledError:
@@ -71,6 +73,8 @@ class Watch:
     def _look(self) -> None:
         """Finds whether a deadline has passed, or when to look again."""
         now = self._clock()
+        if self._waiting_since is not None and self._stream is not None and self._stream.suspended:
+            self._waiting_since = now
         since = now if self._waiting_since is None else self._waiting_since
         if now < min(self._due, since + self._limit_seconds):
             self._timer = self._loop.call_later(self._next_look(now, since), self._look)

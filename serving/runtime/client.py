@@ -70,6 +70,11 @@ class Stream:
         arrived, self._arrived = self._arrived, []
         return arrived
 
+    @property
+    def suspended(self) -> bool:
+        """True while the engine's last statistics name a sequence of this stream as set aside."""
+        return not self._ids.isdisjoint(self._connection.last_stats.suspended)
+
     def cancel(self, choice: int) -> None:
         """Aborts one sequence; nothing more of it arrives. A finished one is left as it is."""
         sequence_id = self._sequences[choice]

@@ -76,6 +76,12 @@ class SequenceStream(Protocol):
         """
         ...
 
+    @property
+    def suspended(self) -> bool:
+        """True while the engine says that it has set a sequence of these aside for lack of memory,
+        as of its last statistics."""
+        ...
+
     def cancel(self, choice: int) -> None:
         """Aborts one sequence; nothing more of it arrives. A finished one is left as it is."""
         ...

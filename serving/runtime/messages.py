@@ -140,6 +140,9 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     cached_tokens_total: int = 0
     generated_tokens_total: int = 0
     preemptions_total: int = 0
+    suspended: tuple[int, ...] = ()
+    """Ids of sequences that had begun and were set aside for lack of memory. They get no tokens
+    until there is some again, and are no sign that the engine hangs."""
 
 
 class Fatal(msgspec.Struct, frozen=True, tag="fatal"):

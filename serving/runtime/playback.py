@@ -16,7 +16,8 @@ class Playback:
     """Plays the token steps of a scenario; every other kind of step is the runtime's to act on.
 
     `at < end` while the present step has tokens left. `limit` is the most tokens the sequence may
-    have, `resume_at` the time (of the runtime's clock) before which it gets nothing.
+    have, `resume_at` the time (of the runtime's clock) before which it gets nothing, and
+    `suspended_until` the one until which that is for want of memory.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Playback:
         "limit",
         "request",
         "resume_at",
+        "suspended_until",
     )
 
     def __init__(
@@ -46,6 +48,7 @@ class Playback:
         self.generated = 0
         self.cached_tokens = 0
         self.resume_at = -math.inf
+        self.suspended_until = -math.inf
         self.abort_seconds = 0.0
         self.at = 0
         self.end = 0

@@ -185,7 +185,7 @@ class ReplayRuntime:
 
     def stats(self) -> Stats:
         """Returns gauges and counters; a block is counted as used when any token is in it."""
-        block_tokens = self._manifest.kv_cache.block_tokens
+        block_tokens, now = self._manifest.kv_cache.block_tokens, self._clock()
         return Stats(
             running=len(self._running),
             waiting=len(self._waiting),
@@ -198,6 +198,7 @@ class ReplayRuntime:
             prompt_tokens_total=self._prompt_tokens,
             cached_tokens_total=self._cached_tokens,
             generated_tokens_total=self._generated_tokens,
+            suspended=tuple(one.id for one in self._running if now < one.suspended_until),
         )
 
     def close(self) -> None:
@@ -279,6 +280,9 @@ class ReplayRuntime:
                     return None
                 case scripts.Stall():
                     playback.resume_at = math.inf
+                    return None
+                case scripts.Suspend():
+                    playback.resume_at = playback.suspended_until = now + step.seconds
                     return None
                 case scripts.Raise():
                     return _failure(playback.id, step.kind, step.message)

@@ -70,6 +70,12 @@ class Stall(_Part, frozen=True, tag="stall"):
     """Generates nothing ever again; the sequence stays until it is aborted."""
 
 
+class Suspend(_Part, frozen=True, tag="suspend"):
+    """The engine sets this sequence aside for a while, and says so; other sequences go on."""
+
+    seconds: Seconds
+
+
 class SlowAbort(_Part, frozen=True, tag="slow_abort"):
     """From now on an abort of this sequence blocks the engine for this long."""
 
@@ -122,6 +128,7 @@ ScriptStep = (
     | Garbage
     | Delay
     | Stall
+    | Suspend
     | SlowAbort
     | Raise
     | Exhaust

@@ -40,6 +40,7 @@ class EngineGauges(NamedTuple):
     waiting: int
     blocks_used: int
     blocks_total: int
+    suspended: int = 0
 
 
 class Metrics:
@@ -119,6 +120,11 @@ class Metrics:
             ("state",),
             registry=self.registry,
         )
+        self._suspended = Gauge(
+            "llmserve_sequences_suspended",
+            "Sequences that the engine has set aside for lack of memory.",
+            registry=self.registry,
+        )
         self._sockets = Gauge(
             "llmserve_websockets", "WebSockets that are open.", registry=self.registry
         )
@@ -174,6 +180,7 @@ class Metrics:
         used = engine.blocks_used / engine.blocks_total if engine.blocks_total else 0.0
         self._kv.labels(**self._labels).set(used)
         self._kv_blocks.labels(**self._labels).set(engine.blocks_total)
+        self._suspended.set(engine.suspended)
         self._restarts.inc(max(0, restarts - self._known_restarts))
         self._known_restarts = restarts
         for name in self._engine_states:

@@ -23,6 +23,7 @@ class FakeStream:
         self.cancelled: list[int] = []
         self.closed = asyncio.Event()
         self.priority = 0.5
+        self.suspended = False
         self._arrived: list[tuple[int, Output]] = []
         self._error: ServingError | None = None
         self._wake = asyncio.Event()

@@ -47,6 +47,49 @@ async def test_a_stall_after_tokens_is_a_deadline(stage: Stage) -> None:
     assert late.value.kind is ErrorKind.DEADLINE
 
 
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_sequence_that_the_engine_has_set_aside_is_no_stall(
+    stage: Stage, *, begun: bool
+) -> None:
+    scene = stage(Deadlines(stall_seconds=0.1, first_token_seconds=0.1))
+    running = scene.start(job())
+    stream = await scene.engine.next_stream()
+    if begun:
+        stream.give([*scene.header(), *scene.vocabulary.encode("a")])
+    stream.suspended = True
+    await asyncio.sleep(0.5)
+    assert not running.done()
+    stream.suspended = False
+    answer = [] if begun else [*scene.header(), *scene.vocabulary.encode("a")]
+    stream.give([*answer, *scene.vocabulary.encode("b"), RETURN], finish="stop")
+    assert texts(await running, Content) == "ab"
+
+
+async def test_a_sequence_that_stays_silent_after_it_was_set_aside_is_a_stall(
+    stage: Stage,
+) -> None:
+    scene = stage(Deadlines(stall_seconds=0.05))
+    running = scene.start(job())
+    stream = await scene.engine.next_stream()
+    stream.give([*scene.header(), *scene.vocabulary.encode("a")])
+    stream.suspended = True
+    await asyncio.sleep(0.2)
+    stream.suspended = False
+    with pytest.raises(ServingError) as late:
+        await running
+    assert late.value.kind is ErrorKind.DEADLINE
+
+
+async def test_a_sequence_that_is_set_aside_has_its_total_time_alone(stage: Stage) -> None:
+    scene = stage(Deadlines(stall_seconds=0.05, total_seconds=0.3))
+    running = scene.start(job())
+    stream = await scene.engine.next_stream()
+    stream.suspended = True
+    with pytest.raises(ServingError, match="in total"):
+        await running
+    assert stream.closed.is_set()
+
+
 async def test_tokens_that_keep_coming_are_no_stall(stage: Stage) -> None:
     scene = stage(Deadlines(stall_seconds=0.1))
     running = scene.start(job())

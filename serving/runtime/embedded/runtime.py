@@ -192,6 +192,7 @@ class EmbeddedRuntime:
             cached_tokens_total=self._cached_tokens,
             generated_tokens_total=self._generated_tokens,
             preemptions_total=self._scheduler.preemptions,
+            suspended=self._scheduler.preempted,
         )
 
     def close(self) -> None:

@@ -58,6 +58,11 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
 
+    @property
+    def preempted(self) -> tuple[int, ...]:
+        """The ids of sequences that ran and wait again, until there are blocks for them."""
+        return tuple(one.id for one in self.waiting if one.cached_tokens is not None)
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence."""
         insort(self.waiting, sequence, key=_precedence)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.engine import CHECKPOINT_DIRECTORY, MANIFEST_NAME, Engine, EngineError
+from serving.runtime.trtllm import host_memory
+from serving.runtime.trtllm.host_memory import HostMemory
 
 TOKENIZER_NAME = "tokenizer.json"
 """In the checkpoint. Tokens go in and come out; only guided decoding needs a tokenizer."""
@@ -33,8 +35,10 @@ _UNFIT = {
 """Arguments that may only have their default, which is false, zero or none, and why."""
 
 
-def compose(manifest: Engine, directory: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the keyword arguments. `environment` goes to the workers.
+def compose(
+    manifest: Engine, directory: Path, environment: Mapping[str, str], memory: HostMemory
+) -> dict[str, Any]:
+    """Returns the keyword arguments. `environment` goes to the workers, `memory` is the machine's.
 
     Raises EngineError that names the argument of engine.json and the field it contradicts.
     """
@@ -44,6 +48,11 @@ def compose(manifest: Engine, directory: Path, environment: Mapping[str, str]) -
     arguments["model"] = str(checkpoint)
     arguments["skip_tokenizer_init"] = not has_tokenizer(directory)
     arguments["env_overrides"] = dict(environment) | dict(arguments.get("env_overrides") or {})
+    cache = arguments.get("kv_cache_config") or {}
+    if cache.get("host_cache_size"):
+        ranks = manifest.mesh.tensor_parallel
+        size = host_memory.fit(cache["host_cache_size"], ranks, memory)
+        arguments["kv_cache_config"] = cache | {"host_cache_size": size}
     return arguments
 
 

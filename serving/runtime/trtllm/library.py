@@ -86,7 +86,8 @@ class Llm(Protocol):
         ...
 
     def get_kv_cache_capacity(self) -> Mapping[str, int]:
-        """Returns maxNumBlocks, tokensPerBlock and maxNumTokens of the GPU's pool."""
+        """Returns maxNumBlocks, tokensPerBlock and maxNumTokens of the GPU's pool; or nothing,
+        where the cache manager does not tell (py_executor.py of mid-2026)."""
         ...
 
     def shutdown(self) -> None:

@@ -13,8 +13,17 @@ from pydantic import ValidationError
 from serving import engine
 from serving.engine import MANIFEST_NAME, Engine, EngineError
 from serving.runtime.messages import Generate, Output, Ready, Stats, Step
-from serving.runtime.trtllm import arguments, environment, failures, gate, outputs, sampling
+from serving.runtime.trtllm import (
+    arguments,
+    environment,
+    failures,
+    gate,
+    host_memory,
+    outputs,
+    sampling,
+)
 from serving.runtime.trtllm import library as installed
+from serving.runtime.trtllm.host_memory import HostMemory
 from serving.runtime.trtllm.library import Library, Llm
 from serving.runtime.trtllm.statistics import Statistics
 from serving.runtime.trtllm.streams import Streams, Submission
@@ -39,9 +48,10 @@ class TrtllmRuntime:
         self._rules = sampling.rules(
             manifest.arguments, vocab_size=manifest.architecture.vocab_size, tokenizer=guided
         )
+        # Empty where the cache manager does not tell; reports of iterations tell the blocks then.
         capacity = llm.get_kv_cache_capacity()
-        self._block_tokens = int(capacity["tokensPerBlock"])
-        self._blocks = int(capacity["maxNumBlocks"])
+        self._block_tokens = int(capacity.get("tokensPerBlock") or manifest.kv_cache.block_tokens)
+        self._blocks = int(capacity.get("maxNumBlocks") or 0)
         self._statistics = Statistics(self._blocks)
         self._live: set[int] = set()
         self._refused: list[Output] = []
@@ -55,6 +65,7 @@ class TrtllmRuntime:
         *,
         library: Library | None = None,
         variables: MutableMapping[str, str] = os.environ,
+        memory: HostMemory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> TrtllmRuntime:
         """Returns the runtime of an engine directory, loaded and warmed.
@@ -68,7 +79,8 @@ class TrtllmRuntime:
         library = library or installed.load()
         gate.check_version(manifest, library.version, variables)
         gate.check_devices(manifest, library.device_names())
-        llm = _start(library, arguments.compose(manifest, directory, workers))
+        memory = memory or host_memory.read()
+        llm = _start(library, arguments.compose(manifest, directory, workers, memory))
         return cls(
             manifest,
             llm,
@@ -121,6 +133,7 @@ class TrtllmRuntime:
         """Forgets a sequence at once; TensorRT-LLM frees its blocks with its next iteration."""
         if sequence_id in self._live:
             self._live.discard(sequence_id)
+            self._statistics.ended(sequence_id)
             self._streams.abort(sequence_id)
         self._refused = [output for output in self._refused if output.id != sequence_id]
 

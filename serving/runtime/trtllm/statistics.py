@@ -2,7 +2,9 @@
 
 Names of the fields as in tests of its metrics collector and in executor/iteration_stats.py at
 b11790149e0e, in no release: `iter`, `numQueuedRequests`, `kvCacheStats`, `inflightBatchingStats`.
-They are reported only with the LLM argument `enable_iter_perf_stats`.
+They are reported only with the LLM argument `enable_iter_perf_stats`. `numPausedRequests` is how
+many sequences an iteration has set aside, to the host's memory or to be computed again
+(pyexecutor/py_executor.py of the main branch, September 2026); which ones is not told.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Statistics:
         self._cached_tokens = 0
         self._generated_tokens = 0
         self._preemptions = 0
+        self._begun: dict[int, int] = {}
+        """Sequences with an output, and how many had been set aside when the last one came."""
 
     def started(self, prompt_tokens: int) -> None:
         """Counts a sequence that was submitted."""
@@ -40,6 +44,13 @@ class Statistics:
         for output in outputs:
             self._generated_tokens += len(output.tokens)
             self._cached_tokens += output.cached_tokens
+            self._begun[output.id] = self._preemptions
+            if output.finish:
+                del self._begun[output.id]
+
+    def ended(self, sequence_id: int) -> None:
+        """Forgets a sequence that was aborted."""
+        self._begun.pop(sequence_id, None)
 
     def report(self, iteration: Mapping[str, Any]) -> None:
         """Takes in what the executor says of one iteration."""
@@ -52,11 +63,16 @@ class Statistics:
         self._waiting = int(iteration.get("numQueuedRequests", 0))
         blocks = iteration.get("kvCacheStats") or {}
         self._blocks_used = int(blocks.get("usedNumBlocks", self._blocks_used))
+        self._blocks_total = int(blocks.get("maxNumBlocks", 0)) or self._blocks_total
         batching = iteration.get("inflightBatchingStats") or {}
         self._preemptions += int(batching.get("numPausedRequests", 0))
 
     def stats(self, live: int) -> Stats:
-        """Returns the statistics with `live` sequences queued or running."""
+        """Returns the statistics with `live` sequences queued or running.
+
+        A sequence without an output since some were set aside is held to be one of them. One that
+        was not is found out by its next output, and where none comes by the engine's standstill.
+        """
         waiting = min(self._waiting, live)
         return Stats(
             running=live - waiting,
@@ -69,4 +85,9 @@ class Statistics:
             cached_tokens_total=self._cached_tokens,
             generated_tokens_total=self._generated_tokens,
             preemptions_total=self._preemptions,
+            suspended=tuple(
+                sequence_id
+                for sequence_id, before in self._begun.items()
+                if before < self._preemptions
+            ),
         )

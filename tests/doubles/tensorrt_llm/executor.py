@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,39 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tensorrt_llm.errors import EngineDeadError, RequestError
+from tensorrt_llm.faults import FAULTS, TEXTS
+from tensorrt_llm.kv_cache import BLOCK_TOKENS, Cache
 from tensorrt_llm.refusals import check_bias, check_guide
 from tensorrt_llm.sampling_params import SamplingParams
 
-BLOCK_TOKENS = 32
-BLOCKS = 4096
-STEP_SECONDS = 0.001
-
-FAULTS = {
-    "request": 150_001,
-    "exhausted": 150_002,
-    "nccl": 150_003,
-    "worker_killed": 150_004,
-    "fatal": 150_005,
-    "hang_detected": 150_006,
-    "blocks_the_loop": 150_007,
-    "died_of_memory": 150_008,
-    "no_finish": 150_009,
-    "logprobs_missing": 150_010,
-    "refused": 150_011,
-}
-"""The second token of a prompt: the fault that happens when the request has two tokens."""
-
-_TEXTS = {
-    "request": "Failed to process the request",
-    "exhausted": "CUDA out of memory. Tried to allocate 40.00 MiB. GPU 0 has a total capacity of "
-    "79.10 GiB of which 20.62 MiB is free.",
-    "nccl": "[TensorRT-LLM][ERROR] Assertion failed: Failed, NCCL error "
-    "../tensorrt_llm/runtime/ncclCommunicator.cpp:90 'unhandled cuda error'",
-    "worker_killed": "MPI worker rank 1 (pid 4242) exited unexpectedly",
-    "fatal": "CUDA error: an illegal memory access was encountered",
-    "hang_detected": "Hang detected on rank 1 in PyExecutor.",
-    "died_of_memory": "CUDA out of memory. Tried to allocate 2.00 GiB.",
-}
+STEP_SECONDS = float(os.environ.get("TENSORRT_LLM_DOUBLE_STEP_SECONDS", "0.001"))
 
 
 @dataclass(slots=True)
@@ -202,7 +176,10 @@ class _Running:
 class Engine:
     """Proxy and workers in one: a thread that gives every running request a token a step."""
 
-    def __init__(self, *, max_batch_size: int, max_seq_len: int, reports: bool) -> None:
+    def __init__(
+        self, *, max_batch_size: int, max_seq_len: int, reports: bool, cache: Cache
+    ) -> None:
+        self.cache = cache
         self.submitted: list[tuple[list[int], SamplingParams, str | None, float]] = []
         self.doing_shutdown = False
         self._max_batch_size = max_batch_size
@@ -240,6 +217,8 @@ class Engine:
         fault = names.get(prompt[1], "") if len(prompt) > 1 else ""
         if fault == "refused":
             raise RequestError("the worker refuses this request")
+        if fault == "refused_by_words":
+            raise RequestError("unknown keyword 'Engine has died: NCCL error'")
         if parameters.embedding_bias is not None:
             check_bias(parameters.embedding_bias)
         if parameters.guided_decoding is not None:
@@ -291,12 +270,28 @@ class Engine:
                 if self.doing_shutdown or self._fatal_error is not None:
                     return
                 batch = list(self._requests.items())
-                responses = self._step(batch[: self._max_batch_size])
-                report = self._report(len(batch))
+                batch, paused = self._schedule(batch)
+                responses = self._step(batch)
+                report = self._report(paused)
             loop = self._loop
             if loop is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(self._notify, responses, report)
             time.sleep(STEP_SECONDS)
+
+    def _schedule(
+        self, batch: list[tuple[int, _Running]]
+    ) -> tuple[list[tuple[int, _Running]], int]:
+        """Returns who advances in this step, and how many were set aside for them."""
+        batch = batch[: self._max_batch_size]
+        wanted = [
+            (one, len(running.result.prompt_token_ids) + running.produced + 1)
+            for one, running in batch
+            if not running.aborted
+        ]
+        advancing, paused = self.cache.schedule(wanted)
+        return [
+            (one, running) for one, running in batch if one in advancing or running.aborted
+        ], paused
 
     def _notify(
         self, responses: list[tuple[GenerationResult, Response | EngineDeadError]], report: str
@@ -316,17 +311,18 @@ class Engine:
                 if running.fault in ("worker_killed", "died_of_memory"):
                     return self._die(running.fault)
                 if running.fault in ("fatal", "hang_detected"):
-                    self._fatal_error = RuntimeError(_TEXTS[running.fault])
+                    self._fatal_error = RuntimeError(TEXTS[running.fault])
                     return []
             response = self._advance(running)
             responses.append((running.result, response))
             if response.is_final or response.error is not None:
                 del self._requests[request_id]
+                self.cache.free(request_id)
         return responses
 
     def _die(self, fault: str) -> list[tuple[GenerationResult, Response | EngineDeadError]]:
         self._engine_dead = True
-        self._fatal_error = RuntimeError(_TEXTS[fault])
+        self._fatal_error = RuntimeError(TEXTS[fault])
         pending = [running.result for running in self._requests.values()]
         self._requests.clear()
         return [(result, EngineDeadError(self._fatal_error)) for result in pending]
@@ -340,8 +336,8 @@ class Engine:
                 return Response(is_final=True)
             if running.fault == "blocks_the_loop":
                 return Response(error="block")
-            if running.fault in ("request", "exhausted", "nccl"):
-                return Response(error=_TEXTS[running.fault])
+            if running.fault in TEXTS:
+                return Response(error=TEXTS[running.fault])
         stops = [] if parameters.ignore_eos else parameters.stop_token_ids or []
         stopping = bool(stops) and 0 < running.stops_after <= running.produced
         token = (
@@ -360,7 +356,8 @@ class Engine:
             running.result.cached_tokens = len(running.result.prompt_token_ids) // 2
         return Response([token], logprobs, finish, is_final=finish is not None)
 
-    def _report(self, live: int) -> str:
+    def _report(self, paused: int) -> str:
+        live = len(self._requests)
         queued = max(0, live - self._max_batch_size)
         return json.dumps(
             {
@@ -368,12 +365,12 @@ class Engine:
                 "numActiveRequests": live - queued,
                 "numQueuedRequests": queued,
                 "kvCacheStats": {
-                    "maxNumBlocks": BLOCKS,
-                    "usedNumBlocks": live,
-                    "freeNumBlocks": BLOCKS - live,
+                    "maxNumBlocks": self.cache.blocks,
+                    "usedNumBlocks": self.cache.used,
+                    "freeNumBlocks": self.cache.blocks - self.cache.used,
                     "tokensPerBlock": BLOCK_TOKENS,
                 },
-                "inflightBatchingStats": {"numPausedRequests": 0},
+                "inflightBatchingStats": {"numPausedRequests": paused},
             }
         )
 

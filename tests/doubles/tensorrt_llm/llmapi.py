@@ -6,14 +6,17 @@ of the calls those of tests/serving/runtime/trtllm/calls.json.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from tensorrt_llm.executor import BLOCK_TOKENS, BLOCKS, Engine, GenerationResult, IterationResult
+from tensorrt_llm import kv_cache
+from tensorrt_llm.executor import Engine, GenerationResult, IterationResult
 from tensorrt_llm.executor import RequestError as RequestError
+from tensorrt_llm.kv_cache import BLOCK_TOKENS
 from tensorrt_llm.sampling_params import GuidedDecodingParams, SamplingParams
 
 __all__ = ["LLM", "GuidedDecodingParams", "SamplingParams"]
@@ -63,6 +66,12 @@ class LLM:
             "dtype": dtype,
         }
         torch_llm_args()(**named, **kwargs)
+        policy = (kwargs.get("scheduler_config") or {}).get("capacity_scheduler_policy")
+        v2 = (kwargs.get("kv_cache_config") or {}).get("use_kv_cache_manager_v2") is not False
+        if v2 and policy not in (None, "MAX_UTILIZATION"):
+            logging.getLogger(__name__).warning(
+                "KVCacheV2Scheduler only supports MAX_UTILIZATION for now, got %s", policy
+            )
         self.args: dict[str, Any] = named | kwargs
         for key, value in (self.args.get("env_overrides") or {}).items():
             os.environ[key] = str(value)
@@ -73,6 +82,7 @@ class LLM:
             max_batch_size=self.args.get("max_batch_size") or 2048,
             max_seq_len=self.args.get("max_seq_len") or 131_072,
             reports=bool(self.args.get("enable_iter_perf_stats")),
+            cache=kv_cache.of(self.args),
         )
 
     def generate_async(
@@ -114,10 +124,13 @@ class LLM:
         return self._executor.stats(timeout)
 
     def get_kv_cache_capacity(self) -> dict[str, int]:
+        if self._executor is None or os.environ.get("TENSORRT_LLM_DOUBLE_CAPACITY") == "none":
+            return {}
+        blocks = self._executor.cache.blocks
         return {
-            "maxNumBlocks": BLOCKS,
+            "maxNumBlocks": blocks,
             "tokensPerBlock": BLOCK_TOKENS,
-            "maxNumTokens": BLOCKS * BLOCK_TOKENS,
+            "maxNumTokens": blocks * BLOCK_TOKENS,
         }
 
     def shutdown(self) -> None:

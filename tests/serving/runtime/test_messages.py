@@ -39,6 +39,7 @@ FROM_ENGINE: list[FromEngine] = [
     ),
     Ready("replay", "1", 64, 8192, 131_072, 32, 4096, "cpu", 0.5, ("logprobs",)),
     Stats(running=3, steps_total=2**40),
+    Stats(running=3, suspended=(2, 3)),
     Fatal(70, "gone"),
 ]
 

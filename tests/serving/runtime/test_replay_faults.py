@@ -96,6 +96,17 @@ def test_a_stalled_sequence_stays_until_it_is_aborted(tmp_path: Path) -> None:
     assert not table.runtime.busy
 
 
+def test_a_suspended_sequence_is_named_and_goes_on(tmp_path: Path) -> None:
+    table = bench(tmp_path, scripts.Tokens(ids=(5,)), scripts.Suspend(seconds=0.02), TEN)
+    table.submit(1)
+    assert table.runtime.stats().suspended == ()
+    table.step(2)
+    assert table.runtime.stats().suspended == (1,)
+    table.finish()
+    assert table.tokens(1) == [5, *TEN.ids]
+    assert table.runtime.stats().suspended == ()
+
+
 def test_a_frozen_engine_answers_and_makes_no_steps(tmp_path: Path) -> None:
     table = bench(tmp_path, scripts.Freeze(seconds=0.05), TEN)
     table.submit(1)

@@ -17,6 +17,7 @@ EVERY_STEP: tuple[scripts.ScriptStep, ...] = (
     scripts.Garbage(kind="repeated"),
     scripts.Delay(seconds=0.5),
     scripts.Stall(),
+    scripts.Suspend(seconds=0.5),
     scripts.SlowAbort(seconds=1.0),
     scripts.Raise(kind="invalid"),
     scripts.Exhaust(times=2),

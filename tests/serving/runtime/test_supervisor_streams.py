@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import nullcontext
+
+import pytest
 
 from serving.engine import Limits
+from serving.errors import ServingError
 from serving.runtime import script as scripts
 from serving.runtime.script import Scenario, Script
+from serving.watch import Watch
 from tests.serving.runtime.supervised import (
     DETECTION_SECONDS,
+    KILL,
     LONG,
+    WATCHFUL,
     Supervise,
     either,
     read_all,
@@ -28,6 +36,34 @@ async def test_an_abort_frees_its_place_for_the_next(supervise: Supervise) -> No
     second.close()
     stats = await supervisor.stats()
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("pause", "stalls"),
+    [(scripts.Suspend(seconds=2.0), False), (scripts.Delay(seconds=2.0), True)],
+)
+async def test_an_engine_says_which_sequence_it_has_set_aside(
+    supervise: Supervise, pause: scripts.ScriptStep, *, stalls: bool
+) -> None:
+    begin, end = scripts.Tokens(ids=(7,)), scripts.Tokens(ids=(8,))
+    supervisor = await supervise(either(begin, pause, end), policy=WATCHFUL)
+    other = supervisor.open([1], [LONG])
+    stream = supervisor.open([KILL], [LONG])
+    watch = Watch(
+        time.monotonic,
+        due=time.monotonic() + DETECTION_SECONDS * 10,
+        first_token_seconds=DETECTION_SECONDS * 5,
+        stall_seconds=0.7,
+    )
+    tokens: list[int] = []
+    with pytest.raises(ServingError, match="no token for") if stalls else nullcontext():
+        while arrived := await watch.receive(stream):
+            tokens += (token for _, one in arrived for token in one.tokens)
+            assert not other.suspended
+    assert tokens == ([7] if stalls else [7, 8])
+    watch.close()
+    stream.close()
+    other.close()
 
 
 async def test_no_token_is_lost_doubled_or_mixed_among_64_streams(supervise: Supervise) -> None:

@@ -76,7 +76,8 @@ def test_a_request_that_never_ran_adds_no_tokens_and_no_times() -> None:
 def test_the_engine_s_gauges_and_its_state() -> None:
     metrics = Metrics(MODEL, ("ready", "failed"))
     metrics.observe_engine(EngineGauges(3, 4, 25, 100), "ready", 2)
-    metrics.observe_engine(EngineGauges(3, 4, 25, 100), "ready", 3)
+    metrics.observe_engine(EngineGauges(3, 4, 25, 100, suspended=2), "ready", 3)
+    assert sample(metrics, "llmserve_sequences_suspended") == 2
     assert sample(metrics, "trtllm_num_requests_running") == 3
     assert sample(metrics, "trtllm_num_requests_waiting") == 4
     assert sample(metrics, "trtllm_kv_cache_utilization") == 0.25

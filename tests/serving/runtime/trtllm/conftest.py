@@ -31,6 +31,7 @@ from serving.job import Sampling
 from serving.runtime import replay_engine
 from serving.runtime.messages import Generate, Output
 from serving.runtime.trtllm import TrtllmRuntime
+from serving.runtime.trtllm.host_memory import HostMemory
 from serving.runtime.trtllm.library import Library
 
 DOUBLES = Path(__file__).parents[3] / "doubles"
@@ -130,7 +131,8 @@ def load(write_engine: WriteEngine, library: Library) -> Iterator[Callable[..., 
 
     def make(arguments: dict[str, Any] | None = None, **changes: Any) -> TrtllmRuntime:
         directory = write_engine(arguments, **changes)
-        loaded.append(TrtllmRuntime.load(directory, library=library, variables={}))
+        memory = HostMemory(lockable_bytes=None, free_bytes=None)
+        loaded.append(TrtllmRuntime.load(directory, library=library, variables={}, memory=memory))
         return loaded[-1]
 
     yield make

@@ -11,8 +11,9 @@ import pytest
 from serving.engine import Device, EngineError
 from serving.runtime.contract import FatalError
 from serving.runtime.messages import ExitCode
-from serving.runtime.trtllm import TrtllmRuntime, environment
+from serving.runtime.trtllm import TrtllmRuntime, environment, host_memory
 from serving.runtime.trtllm.gate import ACCEPT_VARIABLE
+from serving.runtime.trtllm.host_memory import HostMemory
 from serving.runtime.trtllm.library import Library
 from serving.runtime.trtllm.library import load as load_installed
 
@@ -25,13 +26,14 @@ def refusal(directory: Path, library: Library, **variables: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("version", ["1.2.1", "1.3.0rc16", "1.0.0"])
-def test_a_version_with_known_holes_is_refused(
+@pytest.mark.parametrize("version", ["1.2.1", "1.3.0rc24", "1.3.0rc28"])
+def test_a_version_without_the_fixes_is_refused(
     write_engine: WriteEngine, library: Library, version: str
 ) -> None:
     old = dataclasses.replace(library, version=version)
     told = refusal(write_engine(runtime_version=version), old)
-    assert f"TensorRT-LLM {version} has known vulnerabilities" in told
+    assert f"TensorRT-LLM {version} lacks fixes" in told
+    assert "1.3.0rc29 is the oldest" in told
     assert f"{ACCEPT_VARIABLE}={version}" in told
 
 
@@ -40,22 +42,13 @@ def test_an_old_version_runs_when_its_own_name_is_accepted(
 ) -> None:
     old = dataclasses.replace(library, version="1.2.1")
     directory = write_engine(runtime_version="1.2.1")
-    assert "vulnerabilities" in refusal(directory, old, **{ACCEPT_VARIABLE: "1.2.0"})
+    assert "lacks fixes" in refusal(directory, old, **{ACCEPT_VARIABLE: "1.2.0"})
     runtime = TrtllmRuntime.load(directory, library=old, variables={ACCEPT_VARIABLE: "1.2.1"})
     assert runtime.ready().runtime_version == "1.2.1"
     runtime.close()
 
 
-def test_a_version_that_is_wrong_on_several_gpus_is_refused_there(
-    write_engine: WriteEngine, library: Library
-) -> None:
-    wrong = dataclasses.replace(library, version="1.3.0rc24")
-    told = refusal(write_engine(runtime_version="1.3.0rc24"), wrong)
-    assert "wrong answers on several GPUs" in told
-    assert f"{ACCEPT_VARIABLE}=1.3.0rc24" in told
-
-
-@pytest.mark.parametrize("version", ["1.3.0rc17", "1.3.0", "1.4.0rc1", "1.4.0rc4", "1.4.0"])
+@pytest.mark.parametrize("version", ["1.3.0rc29", "1.3.0", "1.4.0rc1", "1.4.0rc4", "1.4.0"])
 def test_a_newer_version_passes(write_engine: WriteEngine, library: Library, version: str) -> None:
     new = dataclasses.replace(library, version=version)
     directory = write_engine(runtime_version=version)
@@ -144,6 +137,55 @@ def test_one_rank_keeps_what_flashinfer_and_deep_gemm_compile(tmp_path: Path) ->
 
 def test_an_engine_without_a_cache_leaves_the_libraries_defaults(tmp_path: Path) -> None:
     assert environment.variables(tmp_path, ranks=1) == {"TRTLLM_NO_USAGE_STATS": "1"}
+
+
+def test_the_operator_may_turn_usage_reports_on(tmp_path: Path) -> None:
+    variables = {"TRTLLM_NO_USAGE_STATS": "0"}
+    assert environment.prepare(tmp_path, 1, variables) == {"TRTLLM_NO_USAGE_STATS": "0"}
+
+
+PLANNED = 20 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("lockable", "free", "size", "why"),
+    [
+        (None, 200 * 2**30, PLANNED, ""),
+        (None, None, PLANNED, ""),
+        (None, 40 * 2**30, 10 * 2**30, "50% of the free memory for 2 ranks"),
+        (8 * 2**30, 200 * 2**30, 8 * 2**30, "--ulimit memlock=-1"),
+        (8 * 2**20, 200 * 2**30, 0, "--ulimit memlock=-1"),  # Docker's, where nothing is said
+    ],
+)
+def test_the_host_memory_for_suspended_sequences_is_held_to_what_the_machine_has(
+    write_engine: WriteEngine,
+    library: Library,
+    caplog: pytest.LogCaptureFixture,
+    lockable: int | None,
+    free: int | None,
+    size: int,
+    why: str,
+) -> None:
+    cache = {"use_kv_cache_manager_v2": True, "host_cache_size": PLANNED}
+    directory = write_engine({"kv_cache_config": cache})
+    memory = HostMemory(lockable_bytes=lockable, free_bytes=free)
+    runtime = TrtllmRuntime.load(directory, library=library, variables={}, memory=memory)
+    running: Any = runtime._llm
+    assert running.args["kv_cache_config"] == cache | {"host_cache_size": size}
+    assert why in caplog.text
+    assert bool(caplog.text) == bool(why)
+    runtime.close()
+
+
+def test_the_machines_memory_is_read_and_a_containers_limit_counts(tmp_path: Path) -> None:
+    meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    meminfo.write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
+    assert host_memory.read(meminfo, limit).free_bytes == 1000 * 1024
+    limit.write_text("max\n")
+    assert host_memory.read(meminfo, limit).free_bytes == 1000 * 1024
+    limit.write_text("4096\n")
+    assert host_memory.read(meminfo, limit).free_bytes == 4096
+    assert host_memory.read(tmp_path / "no", tmp_path / "nothing").free_bytes is None
 
 
 def test_the_model_is_the_engines_checkpoint(load: Callable[..., TrtllmRuntime]) -> None:

@@ -165,7 +165,7 @@ def test_a_lost_engine_leaves_with_its_own_code(
             ExitCode.OUT_OF_MEMORY,
             "starting TensorRT-LLM",
         ),
-        (None, {"TENSORRT_LLM_DOUBLE_VERSION": "1.2.1"}, ExitCode.REFUSED, "vulnerabilities"),
+        (None, {"TENSORRT_LLM_DOUBLE_VERSION": "1.2.1"}, ExitCode.REFUSED, "lacks fixes"),
         (None, {"TENSORRT_LLM_DOUBLE_VERSION": "1.4.0"}, ExitCode.REFUSED, "runtime_version"),
         ({"max_batch": 3}, {}, ExitCode.REFUSED, "arguments.max_batch: Extra inputs"),
     ],

@@ -246,7 +246,33 @@ def test_a_refusal_of_the_engine_is_the_requests_fault(
     )
 
 
-@pytest.mark.parametrize("name", ["request", "no_finish", "logprobs_missing"])
+@pytest.mark.parametrize("name", ["guided", "guided_by_words"])
+def test_an_answer_that_cannot_be_held_is_the_requests_fault(
+    runtime: TrtllmRuntime, generate: Make, drain: Drain, executor: ModuleType, name: str
+) -> None:
+    """Whatever its error quotes of the client's: the engine is well, three times over, too."""
+    for sequence_id in range(1, 5):
+        runtime.submit(generate(sequence_id, fault=executor.FAULTS[name]))
+    for outputs in drain(runtime).values():
+        assert outputs[-1].fault == Fault(
+            "invalid", "The engine cannot hold the answer to this request's schema or grammar."
+        )
+    runtime.submit(generate(9, max_tokens=3))
+    assert drain(runtime)[9][-1].finish == "length"
+
+
+def test_a_refusal_that_quotes_the_client_is_the_requests_fault(
+    runtime: TrtllmRuntime, generate: Make, drain: Drain, executor: ModuleType
+) -> None:
+    runtime.submit(generate(1, fault=executor.FAULTS["refused_by_words"]))
+    (output,) = drain(runtime)[1]
+    assert output.fault is not None
+    assert output.fault.kind == "invalid"
+    runtime.submit(generate(2, max_tokens=3))
+    assert drain(runtime)[2][-1].finish == "length"
+
+
+@pytest.mark.parametrize("name", ["request", "no_finish", "logprobs_missing", "guided_internally"])
 def test_a_failed_request_fails_alone(
     runtime: TrtllmRuntime, generate: Make, drain: Drain, executor: ModuleType, name: str
 ) -> None:
