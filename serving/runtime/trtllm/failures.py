@@ -7,7 +7,10 @@ executor/utils.py ("Engine has died: ...", class EngineDeadError), executor/prox
 worker died during initialization", "rank N (pid P) exited unexpectedly"), pyexecutor/py_executor.py
 ("Hang detected on rank N"; since autumn 2026 it only logs this, and kills the ranks, so that a hang
 arrives as a lost worker). executor/utils.py has these errors and texts in 1.3.0rc29, too, and
-EngineDeadError in 1.4.0rc4.
+EngineDeadError in 1.4.0rc4. "Guided decoding error: ..." is of one request (pull request 9078):
+its grammar does not compile, or has come to where no token may follow (pull request 18896); but
+"Guided decoding error: internal error in ..." fails all of a batch, and none of them is to blame
+(pyexecutor/guided_decoder.py of the main branch, September 2026).
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ _MEANINGS: tuple[tuple[ExitCode, re.Pattern[str]], ...] = tuple(
     )
 )
 
+_GUIDED = re.compile(r"Guided decoding error: (?!internal error)")
+
 _DETAIL_CHARACTERS = 2000
 
 
@@ -59,6 +64,16 @@ def describe(error: BaseException) -> str:
 def meaning(detail: str) -> ExitCode | None:
     """Returns with which code the process must leave, None when the engine is not at fault."""
     return next((code for code, pattern in _MEANINGS if pattern.search(detail)), None)
+
+
+def unguided(detail: str) -> bool:
+    """Tells whether a request failed because no answer can be held to its schema or grammar."""
+    return _GUIDED.search(detail) is not None
+
+
+def refuses(error: BaseException) -> bool:
+    """Tells whether an error that a submission raised is about the request and not the engine."""
+    return isinstance(error, ValueError) or type(error).__name__ == "RequestError"
 
 
 def fatal(error: BaseException, doing: str) -> FatalError:

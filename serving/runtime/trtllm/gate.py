@@ -8,15 +8,14 @@ from packaging.version import InvalidVersion, Version
 
 from serving.engine import MANIFEST_NAME, Engine, EngineError
 
-MINIMUM_VERSION = "1.3.0rc17"
-"""The first with the fixes of NVIDIA's bulletin of July 2026: 12 CVEs, among them CVE-2026-24271
-(fixed in rc15) and CVE-2026-47475 (rc16)."""
+MINIMUM_VERSION = "1.3.0rc29"
+"""The first that came out (29 September 2026) after the fixes that this service rests on: a grammar
+without a next token ends one request and not every rank (pull request 18896), a request's own seed
+is used (17172), ranks are added up in float32 (16753); and those of NVIDIA's bulletin of July 2026,
+12 CVEs, in 1.3.0rc17. That the branch of this release holds them was inferred from their dates."""
 
 ACCEPT_VARIABLE = "GPT_OSS_ACCEPT_TRTLLM_VERSION"
 """Names one version that the deployer takes the responsibility for."""
-
-WRONG_ON_SEVERAL_GPUS = frozenset({"1.3.0rc24"})
-"""Versions whose release notes name severe loss of accuracy for "GPT-OSS W4" on several GPUs."""
 
 
 def check_version(manifest: Engine, installed: str, environment: Mapping[str, str]) -> None:
@@ -32,13 +31,8 @@ def check_version(manifest: Engine, installed: str, environment: Mapping[str, st
     )
     if version < Version(MINIMUM_VERSION) and not accepted:
         raise EngineError(
-            f"TensorRT-LLM {installed} has known vulnerabilities; {MINIMUM_VERSION} is the oldest "
-            f"that this service runs. {advice}"
-        )
-    if installed in WRONG_ON_SEVERAL_GPUS and manifest.device.count > 1 and not accepted:
-        raise EngineError(
-            f"TensorRT-LLM {installed} gives GPT-OSS wrong answers on several GPUs, as its release "
-            f"notes say. {advice}"
+            f"TensorRT-LLM {installed} lacks fixes of safety and of answers; {MINIMUM_VERSION} is "
+            f"the oldest that this service runs. {advice}"
         )
     if manifest.runtime_version != installed:
         raise EngineError(

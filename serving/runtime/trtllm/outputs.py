@@ -12,6 +12,7 @@ LEAST_LOGPROB = -9999.0
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "cancelled": "aborted"}
 FAILED = "The engine failed while it worked on this request."
+UNGUIDED = "The engine cannot hold the answer to this request's schema or grammar."
 
 
 def read(sequence_id: int, result: Result, logprobs: int | None, *, first: bool) -> Output | None:

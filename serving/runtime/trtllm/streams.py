@@ -198,12 +198,20 @@ class Streams:
         raise RuntimeError(result.error or "the request ended without a finish reason")
 
     def _fail(self, sequence_id: int, error: Exception, *, submitted: bool) -> None:
-        """Ends one request with a fault, or the engine, as the error says."""
+        """Ends one request with a fault, or the engine, as the error says.
+
+        What is the request's alone is found first: its text may hold words of the client's.
+        """
         detail = failures.describe(error)
-        code = failures.meaning(detail)
-        if code is None and not submitted and isinstance(error, ValueError | RuntimeError):
+        if failures.unguided(detail):
+            _log.warning("request %d cannot be held to its grammar: %s", sequence_id, detail)
+            self._hand_over(outputs.failure(sequence_id, "invalid", outputs.UNGUIDED))
+            return
+        if not submitted and failures.refuses(error):
             self._hand_over(outputs.failure(sequence_id, "invalid", failures.public(error)))
-        elif code is None:
+            return
+        code = failures.meaning(detail)
+        if code is None:
             _log.error("request %d failed: %s", sequence_id, detail)
             self._hand_over(outputs.failure(sequence_id, "internal", outputs.FAILED))
         elif code is ExitCode.OUT_OF_MEMORY and "engine has died" not in detail.lower():
