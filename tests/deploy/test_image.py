@@ -186,3 +186,20 @@ def test_both_images_hold_the_same_code(gpu: Image, embedded: Image) -> None:
     described = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (GPU, EMBEDDED)]
     for key in ("service", "name", "include", "exclude", "envs"):
         assert described[0][key] == described[1][key]
+
+
+def test_every_text_that_gives_a_container_gpus_gives_it_their_limits() -> None:
+    """Host memory for suspended sequences has to be locked; NVIDIA's own texts have both limits."""
+    found = 0
+    for folder in (".", "docs", "deploy", "config"):
+        for path in (REPOSITORY / folder).glob("*.*"):
+            if path.suffix not in {".md", ".yaml", ".yml", ".sh"}:
+                continue
+            text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+            for line in re.findall(r"docker run .*--gpus.*", text):
+                assert "--ulimit memlock=-1 --ulimit stack=67108864" in line, path
+                found += 1
+    assert found
+    told = (REPOSITORY / "docs" / "images.md").read_text(encoding="utf-8")
+    assert "ulimits: {memlock: -1, stack: 67108864}" in told
+    assert "LimitMEMLOCK=infinity" in told

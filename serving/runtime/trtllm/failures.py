@@ -10,7 +10,7 @@ arrives as a lost worker). executor/utils.py has these errors and texts in 1.3.0
 EngineDeadError in 1.4.0rc4. "Guided decoding error: ..." is of one request (pull request 9078):
 its grammar does not compile, or has come to where no token may follow (pull request 18896); but
 "Guided decoding error: internal error in ..." fails all of a batch, and none of them is to blame
-(pyexecutor/guided_decoder.py of the main branch, September 2026).
+(pyexecutor/guided_decoder.py of the main branch, autumn 2026).
 """
 
 from __future__ import annotations

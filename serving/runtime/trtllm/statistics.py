@@ -4,7 +4,7 @@ Names of the fields as in tests of its metrics collector and in executor/iterati
 b11790149e0e, in no release: `iter`, `numQueuedRequests`, `kvCacheStats`, `inflightBatchingStats`.
 They are reported only with the LLM argument `enable_iter_perf_stats`. `numPausedRequests` is how
 many sequences an iteration has set aside, to the host's memory or to be computed again
-(pyexecutor/py_executor.py of the main branch, September 2026); which ones is not told.
+(pyexecutor/py_executor.py of the main branch, autumn 2026); which ones is not told.
 """
 
 from __future__ import annotations
