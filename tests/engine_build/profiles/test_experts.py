@@ -107,7 +107,7 @@ def test_blackwell_has_no_deterministic_engine() -> None:
 def test_what_a_backend_does_not_compute_is_refused(
     sections: dict[str, dict[str, Any]], part: str, advice: str
 ) -> None:
-    error = refused(changed(**sections))
+    error = refused(changed("gpt-oss-120b-2xh200", **sections))
     assert part in error.message
     assert advice in error.advice
 

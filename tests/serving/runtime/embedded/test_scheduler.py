@@ -116,12 +116,12 @@ def test_the_last_of_the_line_is_preempted_and_finishes_later() -> None:
     engine = Engine(blocks=6)
     first = engine.add([1] * 8, new=12)
     second = engine.add([2] * 8, new=12)
-    assert engine.scheduler.preempted == ()
+    assert not list(engine.scheduler.preempted)
     while not engine.scheduler.preemptions:
         engine.step()
-    assert engine.scheduler.preempted == (second.id,)
+    assert list(engine.scheduler.preempted) == [second.id]
     engine.drain()
-    assert engine.scheduler.preempted == ()
+    assert not list(engine.scheduler.preempted)
     assert engine.finished == [first.id, second.id]
     assert second.generated == 12
 
