@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
-from serving.api.old_clients import ProtocolForOldClients
+from serving.api.wire.options import uvicorn_options
 from serving.lifecycle import Service
 from tests.serving.fake_engine import FakeEngine
 
@@ -57,16 +58,15 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def listening(app: Starlette) -> AsyncGenerator[int]:
+async def listening(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> AsyncGenerator[int]:
     """Serves `app` on a free port, which it yields."""
     config = uvicorn.Config(
         app,
-        http=ProtocolForOldClients,
         proxy_headers=False,
-        ws="wsproto",  # as where nothing but requirements.lock is installed
         log_level="critical",
-        lifespan="on",
+        lifespan=lifespan,
         timeout_graceful_shutdown=1,
+        **uvicorn_options(),
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
