@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from serving.api.addressing import Addressing, OneHost
 from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
+from serving.api.origins import Origins
 from serving.api.responses.background import Background
 from serving.api.routes import make_routes
 from serving.lifecycle import Launch, Service, Supervised
@@ -114,6 +115,11 @@ def create_app(
                 header_fields=settings.limits.header_fields,
                 body_bytes=settings.limits.body_bytes,
                 body_seconds=settings.deadlines.body_seconds,
+            ),
+            Middleware(
+                Origins,
+                allowed_origins=settings.allowed_origins,
+                allowed_hosts=settings.allowed_hosts,
             ),
         ],
         lifespan=lifespan,

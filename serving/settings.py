@@ -36,6 +36,9 @@ DEFAULT_PATH = Path(__file__).parent.parent / "config" / "service.yaml"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+Origin = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#]+$")]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+
 
 def _place(path: str) -> str:
     """Returns an absolute path. Two processes in two directories read the same settings."""
@@ -208,6 +211,8 @@ class Settings(BaseSettings):
     current_date: Literal["start", "none"] | datetime.date = "start"
     reasoning_effort: Literal["low", "medium", "high"] = "medium"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    allowed_origins: tuple[Origin, ...] = ()
+    allowed_hosts: tuple[HostName, ...] = ()
     limits: Limits = Limits()
     deadlines: Deadlines = Deadlines()
     http: Http = Http()

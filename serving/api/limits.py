@@ -1,4 +1,4 @@
-"""Bounds what a request may send before anything reads it: headers, bytes, time."""
+"""Bounds what a request may send before anything reads it: address, headers, bytes, time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from serving.errors import ErrorKind, ServingError
 class RequestLimits:
     """ASGI middleware. Raises ServingError, from itself or from the `receive` that it hands on.
 
+    NOT_FOUND for an address with control characters (a route would match `/v1/models%0a`, too),
     HEADERS_TOO_LARGE, BODY_TOO_LARGE (by the declared length, or by what arrives without one),
     BODY_TIMEOUT for a body that is not complete in time, CLIENT_CLOSED for one that never will be.
     """
@@ -36,6 +37,8 @@ class RequestLimits:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        if not scope["path"].isprintable():
+            raise ServingError(ErrorKind.NOT_FOUND, "There is nothing at this address.")
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         size = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > self._header_fields or size > self._header_bytes:

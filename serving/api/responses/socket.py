@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -53,7 +52,6 @@ class ResponsesSocket:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection. Raises ServingError for a handshake that is refused."""
         exchange_of(scope, ROUTE)
-        _require_own_origin(scope)
         seconds = requested_seconds(scope)
         most = self._around.settings.limits.sockets
         if self._open >= most:
@@ -237,14 +235,4 @@ class _Session:
         return ServingError(
             ErrorKind.WEBSOCKET_LIMIT,
             f"A connection lives {seconds:g} seconds. Open another to go on.",
-        )
-
-
-def _require_own_origin(scope: Scope) -> None:
-    """Raises ServingError for a page of another site: browsers let any page open a WebSocket."""
-    headers = dict(scope["headers"])
-    origin = headers.get(b"origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
-        raise ServingError(
-            ErrorKind.PERMISSION_DENIED, "Pages of other sites may not connect.", param="origin"
         )
