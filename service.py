@@ -8,6 +8,7 @@ the development engine.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -29,6 +30,7 @@ from serving.app import create_app
 from serving.garbage import set_aside
 from serving.parent import leave_with_parent
 from serving.settings import SettingsError, load_settings
+from serving.telemetry.logs import take_over
 
 DEVELOPMENT_ENGINE = "gpt-oss-development:latest"
 
@@ -53,6 +55,8 @@ class Arguments(BaseModel):
 arguments = bentoml.use_arguments(Arguments)
 try:
     settings = load_settings()
+    if logging.getLogger().handlers:  # `bentoml serve` and its worker; commands talk to people
+        take_over(settings.log_level)
     api = create_app(settings, on_loaded=set_aside)
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback

@@ -130,6 +130,20 @@ def test_an_idle_connection_outlives_the_pool_of_a_proxy(served: Served) -> None
         assert again.get_extra_info("client_addr")[1] == port
 
 
+def test_what_bentoml_uvicorn_and_python_log_is_json(served: Served) -> None:
+    """But for what the terminal shows, and what is told before `service.py` is read."""
+    with socket.create_connection(("127.0.0.1", int(served.url.rsplit(":", 1)[1]))) as raw:
+        raw.sendall(b"nonsense\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
+    served.wait_for("Invalid HTTP request")
+    lines = served.output.splitlines()
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    assert {"bentoml.serve", "uvicorn.error"} <= {line.get("logger") for line in logged}
+    spoken = ("Ready: ", "The engine is ")
+    others = [line for line in lines if not line.startswith(("{", *spoken))]
+    assert not [line for line in others if "option is ignored" not in line]
+
+
 def test_there_is_one_process_each_for_bentoml_the_api_and_the_engine(served: Served) -> None:
     assert len(served.processes()) == 3
     assert served.engine().ppid() != served.process.pid

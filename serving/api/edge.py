@@ -6,10 +6,11 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.dialect import dialect_of
+from serving.api.dialect import OPENAI, Dialect, dialect_of
 from serving.api.exchange import Exchange, attach, attach_turns
 from serving.api.replies import reply_error
 from serving.errors import ErrorKind, ServingError
@@ -26,8 +27,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 class Edge:
     """ASGI middleware: `x-request-id` on every response, no exception past this point.
 
-    A client's id is used when it is plain, else one is made. A request that no one else has
-    recorded is recorded here, so that each has exactly one line and one count.
+    A client's id is used when it is plain, else one is made. Every request's line is written here,
+    when its response is over; a request that no one else has counted is counted here.
     """
 
     def __init__(
@@ -51,45 +52,67 @@ class Edge:
             await self._app(scope, receive, send)
             return
         dialect = dialect_of(scope["path"])
-        exchange = Exchange(self._request_id(scope), self._clock(), dialect)
+        exchange = self._exchange(self._request_id(scope), scope, scope["method"], dialect)
         attach(scope, exchange)
         value = exchange.request_id.encode()
         headers = [(name, value) for name in dialect.request_id_headers]
 
+        async def counted_receive() -> Message:
+            message = await receive()
+            exchange.bytes_received += len(message.get("body", b""))
+            return message
+
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.started = True
+                exchange.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *headers]
+            else:
+                exchange.bytes_sent += len(message.get("body", b""))
             return send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            exchange.error = self._told(error, exchange)
-        if exchange.error is not None and not exchange.started:
-            await reply_error(send_with_id, exchange.error, exchange.describe(exchange.error))
-        if not exchange.recorded and exchange.route not in QUIET_ROUTES:
-            self._record(exchange)
+            try:
+                await self._app(scope, counted_receive, send_with_id)
+            except Exception as error:
+                exchange.error = self._told(error, exchange)
+            if exchange.error is not None and not exchange.started:
+                await reply_error(send_with_id, exchange.error, exchange.describe(exchange.error))
+        except asyncio.CancelledError:
+            exchange.error = _left()
+            raise
+        finally:
+            if exchange.route not in QUIET_ROUTES:
+                self._record(exchange)
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one WebSocket: refuses it as a request is refused, or lets it have its turns."""
-        exchange = Exchange(self._request_id(scope), self._clock())
+        exchange = self._exchange(self._request_id(scope), scope, "GET")
         attach(scope, exchange)
-        attach_turns(scope, self._turn)
+        attach_turns(scope, partial(self._turn, scope))
         request_id = (b"x-request-id", exchange.request_id.encode())
+
+        async def counted_receive() -> Message:
+            message = await receive()
+            exchange.bytes_received += _message_bytes(message)
+            return message
 
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "websocket.accept":
-                exchange.started = True
+                exchange.started = exchange.recorded = True
+                exchange.status = 101
                 self._recorder.metrics.count_socket(1)
                 message["headers"] = [*message.get("headers", ()), request_id]
+            exchange.bytes_sent += _message_bytes(message)
             return send(message)
 
         def refuse(message: Message) -> Awaitable[None]:
+            exchange.status = message.get("status", exchange.status)
+            exchange.bytes_sent += len(message.get("body", b""))
             return send({**message, "type": f"websocket.{message['type']}"})
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, counted_receive, send_with_id)
         except Exception as error:
             exchange.error = self._told(error, exchange)
             if exchange.started:
@@ -98,15 +121,15 @@ class Edge:
                 await reply_error(refuse, exchange.error, exchange.error.body, [request_id])
             else:
                 await send({"type": "websocket.close", "code": 1008})
-            self._record(exchange)
         finally:
             if exchange.started:
                 self._recorder.metrics.count_socket(-1)
+            self._record(exchange)
 
     @contextmanager
-    def _turn(self, route: str) -> Generator[Exchange]:
-        """Yields the exchange of one request among many on a connection."""
-        exchange = Exchange(self._make_id(), self._clock())
+    def _turn(self, scope: Scope, route: str) -> Generator[Exchange]:
+        """Yields the exchange of one request among many on the connection of `scope`."""
+        exchange = self._exchange(self._make_id(), scope)
         exchange.route = route
         try:
             yield exchange
@@ -114,11 +137,10 @@ class Edge:
             exchange.error = self._told(error, exchange)
             raise exchange.error from None
         except asyncio.CancelledError:
-            exchange.error = ServingError(ErrorKind.CLIENT_CLOSED, "The client left.")
+            exchange.error = _left()
             raise
         finally:
-            if not exchange.recorded:
-                self._record(exchange)
+            self._record(exchange)
 
     def _told(self, error: Exception, exchange: Exchange) -> ServingError:
         """Returns what the client is told of a failure; an unforeseen one is in the log."""
@@ -127,23 +149,54 @@ class Edge:
         self._recorder.logger.error("failure", request_id=exchange.request_id, exc_info=error)
         return ServingError(ErrorKind.INTERNAL, "The server failed to answer the request.")
 
+    def _exchange(
+        self,
+        request_id: str,
+        scope: Scope,
+        method: str | None = None,
+        dialect: Dialect = OPENAI,
+    ) -> Exchange:
+        client = scope.get("client")
+        return Exchange(
+            request_id,
+            self._clock(),
+            self._recorder.gather(),
+            client=client and client[0],
+            method=method,
+            dialect=dialect,
+        )
+
     def _record(self, exchange: Exchange) -> None:
         error = exchange.error
         left = error is not None and error.kind is ErrorKind.CLIENT_CLOSED
-        self._recorder.record(
-            Record(
-                id=exchange.request_id,
-                route=exchange.route,
-                outcome="aborted" if left else "error" if error else "ok",
-                code="" if error is None else error.kind.value.code,
-                prompt_tokens=exchange.prompt_tokens,
-                started=exchange.accepted,
-                ended=self._clock(),
-            )
+        record = Record(
+            id=exchange.request_id,
+            client=exchange.client,
+            method=exchange.method,
+            route=exchange.route,
+            status=exchange.status,
+            bytes_received=exchange.bytes_received,
+            bytes_sent=exchange.bytes_sent,
+            outcome="aborted" if left else "error" if error else "ok",
+            code="" if error is None else error.kind.value.code,
+            prompt_tokens=exchange.prompt_tokens,
+            started=exchange.accepted,
+            ended=self._clock(),
         )
+        self._recorder.end(exchange.gathering, record, counted=exchange.recorded)
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return str(value, "ascii")
         return self._make_id()
+
+
+def _left() -> ServingError:
+    return ServingError(ErrorKind.CLIENT_CLOSED, "The client left.")
+
+
+def _message_bytes(message: Message) -> int:
+    """Returns the size of a WebSocket's message in UTF-8; what is no message has none."""
+    text: str | None = message.get("text")
+    return len(message.get("bytes") or b"") if text is None else len(text.encode())

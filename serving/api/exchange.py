@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from serving.api.dialect import OPENAI, Dialect
 from serving.errors import ServingError
+from serving.telemetry.recorder import Gathering
 
 _KEY = "llmserve.exchange"
 _TURNS_KEY = "llmserve.turns"
@@ -22,22 +23,44 @@ class Exchange:
     """One request: its id, where it went, and what has become of it.
 
     `route` is the metric label, a word of ours. `recorded` is set once somebody, such as the
-    pipeline, has undertaken to write the request's record. `error` is what it was answered with.
-    `dialect` says in whose shape. `prompt_tokens` are for the record, where nobody else writes it.
+    pipeline, has undertaken to count it. `error` is what it was answered with. `dialect` says in
+    whose shape. `prompt_tokens` are for the record, where nobody else counts it, and `client`,
+    `method`, `status` and the bytes for the log.
     """
 
     __slots__ = (
         "accepted",
+        "bytes_received",
+        "bytes_sent",
+        "client",
         "dialect",
         "error",
+        "gathering",
+        "method",
         "prompt_tokens",
         "recorded",
         "request_id",
         "route",
         "started",
+        "status",
     )
 
-    def __init__(self, request_id: str, accepted: float, dialect: Dialect = OPENAI) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        accepted: float,
+        gathering: Gathering,
+        *,
+        client: str | None,
+        method: str | None = None,
+        dialect: Dialect = OPENAI,
+    ) -> None:
+        self.gathering = gathering
+        self.client = client
+        self.method = method
+        self.status: int | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
         self.dialect = dialect
         self.request_id = request_id
         self.accepted = accepted

@@ -91,7 +91,7 @@ class Process:
         except Exception as error:
             if is_out_of_memory(error):
                 return self._fail(ExitCode.OUT_OF_MEMORY, f"out of memory: {error}")
-            traceback.print_exc()
+            self.log("engine_bug", traceback.format_exc())
             return self._fail(ExitCode.FATAL, f"{type(error).__name__}: {error}")
         self.log("engine_left", "the API process has ended it")
         return ExitCode.PARENT_LEFT

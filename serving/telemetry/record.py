@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -35,6 +36,15 @@ class Record(msgspec.Struct, kw_only=True):
     ended: float = 0.0
     recoveries: dict[str, int] = {}
     """Malformed Harmony that the parser put right: kind -> how often."""
+    client: str | None = None
+    """The address of the client; None on a Unix socket."""
+    method: str | None = None
+    """None for one of many requests on a WebSocket."""
+    status: int | None = None
+    """None where no response was begun."""
+    bytes_received: int = 0
+    """Of the body or the messages, as `bytes_sent`."""
+    bytes_sent: int = 0
 
     @property
     def phase(self) -> Phase:
@@ -64,3 +74,27 @@ class Record(msgspec.Struct, kw_only=True):
         if self.first_token is None or self.last_token is None or self.completion_tokens < 2:
             return None
         return (self.last_token - self.first_token) / (self.completion_tokens - 1)
+
+
+def joined(request: Record, jobs: Sequence[Record]) -> Record:
+    """Returns the record of a request with what its jobs came to; times are of the first."""
+    if not jobs:
+        return request
+    first, alone = jobs[0], len(jobs) == 1
+    failed = next((job for job in jobs if job.outcome != "ok"), first)
+    ended = request if request.outcome != "ok" else failed
+    return msgspec.structs.replace(
+        request,
+        lane=first.lane,
+        tenant=first.tenant,
+        outcome=ended.outcome,
+        code=ended.code,
+        finish_reasons=tuple(reason for job in jobs for reason in job.finish_reasons),
+        prompt_tokens=sum(job.prompt_tokens for job in jobs),
+        cached_tokens=sum(job.cached_tokens for job in jobs),
+        completion_tokens=sum(job.completion_tokens for job in jobs),
+        reasoning_tokens=sum(job.reasoning_tokens for job in jobs),
+        admitted=first.admitted,
+        first_token=first.first_token,
+        last_token=first.last_token if alone else None,
+    )

@@ -158,6 +158,7 @@ class _Session:
             return
         try:
             with self._turns(TURN_ROUTE) as exchange:
+                exchange.bytes_received = asked.size_bytes
                 if self._expired:
                     raise self._too_old()
                 prepared = await self._prepared(asked, exchange)
@@ -186,6 +187,7 @@ class _Session:
             raise TypeError("every response of a WebSocket is streamed")
 
         async def write(body: bytes, more: bool) -> None:
+            exchange.bytes_sent += len(body)
             for event in split_events(body):
                 await self._tell(event.partition(b"\ndata: ")[2].rstrip(), stream_id)
 

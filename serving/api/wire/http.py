@@ -88,7 +88,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ServingError) -> None:
         """Answers what no application can; a request before it gets its own answer first."""
-        self.logger.warning("Invalid HTTP request received.")
+        extra = {"client": self.client and self.client[0]}
+        self.logger.warning("Invalid HTTP request received.", extra=extra)
         running = self.cycle is not None and not self.cycle.response_complete
         if running and not self.cycle.more_body:
             self.cycle.keep_alive = False

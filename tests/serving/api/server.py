@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -58,8 +59,10 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> AsyncGenerator[int]:
-    """Serves `app` on a free port, which it yields."""
+async def listening(
+    app: ASGIApp, lifespan: Literal["on", "off"] = "on", path: Path | None = None
+) -> AsyncGenerator[int]:
+    """Serves `app` on a free port, which it yields, or on a Unix socket at `path`."""
     config = uvicorn.Config(
         app,
         proxy_headers=False,
@@ -69,8 +72,11 @@ async def listening(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> Asyn
         **uvicorn_options(),
     )
     server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = int(listener.getsockname()[1])
+    kind, address = (
+        (socket.AF_INET, ("127.0.0.1", 0)) if path is None else (socket.AF_UNIX, str(path))
+    )
+    with socket.create_server(address, family=kind) as listener:
+        port = int(listener.getsockname()[1]) if path is None else 0
         running = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started or running.done())
         try:
