@@ -63,7 +63,8 @@ def decode_json(body: bytes, depth: int) -> Any:
     except RecursionError:
         too_deep = True
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ServingError(ErrorKind.INVALID_VALUE, f"The body is not JSON: {error}.") from None
+        why = _first_no_utf8(body) or f"not JSON: {error}"
+        raise ServingError(ErrorKind.INVALID_VALUE, f"The body is {why}.") from None
     if too_deep:
         raise ServingError(ErrorKind.INVALID_VALUE, f"The JSON is nested deeper than {depth}.")
     return value
@@ -80,6 +81,15 @@ def describe(error: ValidationError) -> ServingError:
     unsupported = detail["type"] in (UNSUPPORTED, "denied_field")
     kind = ErrorKind.UNSUPPORTED if unsupported else ErrorKind.INVALID_VALUE
     return ServingError(kind, f"'{param}': {detail['msg']}.", param=param)
+
+
+def _first_no_utf8(body: bytes) -> str:
+    """Returns where a body is no UTF-8, or "". msgspec counts from the string that it is in."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte {error.start} (0x{body[error.start]:02x}), {error.reason}"
+    return ""
 
 
 def _dotted(path: list[int | str]) -> str:

@@ -10,18 +10,31 @@ from serving.runtime.messages import Ready
 from serving.settings import Settings
 
 _LEAST_TOP_P = 1e-6
-"""`top_p` 0 means the likeliest token alone, as with OpenAI; runtimes want more than 0."""
+"""A smaller `top_p`, 0 above all, means the likeliest token alone: greedy. As a nucleus it would
+hold all tokens that are equally likely, and runtimes want more than 0."""
 
 
 def make_sampling(
     request: SamplingFields, max_tokens: int, logprobs: int | None, grammar: str | None = None
 ) -> Sampling:
-    """Returns the sampling that a request asks for; `logprobs` and `grammar` as `Sampling`'s."""
+    """Returns the sampling that a request asks for; `logprobs` and `grammar` as `Sampling`'s.
+
+    Raises ServingError for more `min_tokens` than `max_tokens`.
+    """
+    min_tokens = request.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise ServingError(
+            ErrorKind.INVALID_VALUE,
+            f"'min_tokens' is {min_tokens}, and the answer can have {max_tokens} tokens at most.",
+            param="min_tokens",
+        )
     bias = request.logit_bias or {}
+    top_p = 1.0 if request.top_p is None else request.top_p
+    temperature = 1.0 if request.temperature is None else request.temperature
     return Sampling(
         max_tokens=max_tokens,
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else max(request.top_p, _LEAST_TOP_P),
+        temperature=0.0 if top_p < _LEAST_TOP_P else temperature,
+        top_p=max(top_p, _LEAST_TOP_P),
         top_k=max(request.top_k or 0, 0),
         min_p=request.min_p or 0.0,
         seed=request.seed,
@@ -31,7 +44,7 @@ def make_sampling(
         logit_bias={int(token): value for token, value in bias.items()},
         logprobs=logprobs,
         stop_token_ids=STOP_TOKENS,
-        min_tokens=min(request.min_tokens or 0, max_tokens),
+        min_tokens=min_tokens,
         ignore_eos=bool(request.ignore_eos),
         grammar=grammar,
     )

@@ -21,6 +21,23 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     assert refused.value.kind is ErrorKind.INVALID_VALUE
 
 
+@pytest.mark.parametrize(
+    ("body", "offset"),
+    [
+        (b'{"model": "\xff"}', 11),
+        (b'{"model": "x", "\xc3": 1}', 16),
+        ('{"é": "'.encode() + b'\xe2\x82"}', 8),
+        (b'{"model": \xff}', 10),
+        (b'\xff\xfe{\x00"\x00', 0),
+        (b'{"model": "x", "deep": [{"er": "text \xed\xa0\x80"}]}', 37),
+    ],
+)
+def test_what_is_not_utf8_is_named_by_its_place_in_the_body(body: bytes, offset: int) -> None:
+    with pytest.raises(ServingError) as refused:
+        decode(body, ChatRequest, Limits())
+    assert f"not UTF-8: byte {offset} (0x{body[offset]:02x})" in refused.value.message
+
+
 def test_nesting_is_bounded() -> None:
     decode_json(b"[" * 32 + b"]" * 32, 32)
     with pytest.raises(ServingError):

@@ -38,6 +38,22 @@ ADDRESSES = [
 ]
 
 
+@pytest.mark.parametrize("sign", ["%00", "%0a", "%0d%0a", "%1b", "%7f", "%c2%85", "%e2%80%a8"])
+@pytest.mark.parametrize(
+    "place", ["/{}", "/v1/models{}", "/v1/{}models", "/livez{}", "/v1/responses/{}"]
+)
+async def test_an_address_with_a_control_character_is_404_in_the_api_s_shape(
+    api: Api, sign: str, place: str
+) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        response = await api.client.request(method, place.format(sign))
+        assert response.status_code == 404
+        assert response.json()["error"]["code"] == "not_found"
+        assert response.headers["x-request-id"]
+    response = await api.client.post(f"/v1/messages/count_tokens{sign}")
+    assert (response.status_code, response.json()["type"]) == (404, "error")
+
+
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
 async def test_unknown_addresses_are_404_in_openai_s_shape(
     api: Api, method: str, path: str
