@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from serving.api.wire.http import HttpProtocol
 
 
-class ProtocolForOldClients(HttpToolsProtocol):
-    """uvicorn's protocol; a client of HTTP/1.0 gets neither chunks nor `100 Continue`.
+class ProtocolForOldClients(HttpProtocol):
+    """The service's protocol; a client of HTTP/1.0 gets neither chunks nor `100 Continue`.
 
     RFC 9112, 6.1 and RFC 9110, 10.1.1. nginx is such a client unless told otherwise.
     """

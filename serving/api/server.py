@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 
 import uvicorn
 
-from serving.api.old_clients import ProtocolForOldClients
+from serving.api.wire.protocols import use_protocols
 from serving.settings import Http
 
 
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
         announce: Callable[[socket.socket, bool], Coroutine[None, None, None]],
     ) -> None:
         config.timeout_keep_alive = settings.keep_alive_seconds
-        config.http = ProtocolForOldClients
+        use_protocols(config)
         config.proxy_headers = False  # the API's own: uvicorn's takes FORWARDED_ALLOW_IPS as well
         if settings.tls_certificate is not None:
             config.ssl_certfile, config.ssl_keyfile = settings.tls_certificate, settings.tls_key

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from serving.api.wire.options import uvicorn_options
+from serving.api.wire.protocols import use_protocols
 from serving.lifecycle import Service
 from tests.serving.fake_engine import FakeEngine
 
@@ -69,8 +69,8 @@ async def listening(
         log_level="critical",
         lifespan=lifespan,
         timeout_graceful_shutdown=1,
-        **uvicorn_options(),
     )
+    use_protocols(config)
     server = uvicorn.Server(config)
     kind, address = (
         (socket.AF_INET, ("127.0.0.1", 0)) if path is None else (socket.AF_UNIX, str(path))
