@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -128,6 +129,43 @@ def test_an_idle_connection_outlives_the_pool_of_a_proxy(served: Served) -> None
         time.sleep(6)  # uvicorn's own bound is five seconds
         again = client.get(f"{served.url}/livez").extensions["network_stream"]
         assert again.get_extra_info("client_addr")[1] == port
+
+
+def test_a_request_that_asks_for_http_2_is_answered(served: Served) -> None:
+    """As Java's HttpClient asks. https://www.rfc-editor.org/rfc/rfc9110#section-7.8"""
+    wish = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAA"}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}]}
+    with httpx.Client() as client:
+        for _ in range(2):
+            answer = client.post(f"{served.url}/v1/chat/completions", json=body, headers=wish)
+            assert answer.status_code == 200
+            assert answer.json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_a_websocket_that_only_pings_is_left_and_nobody_waits_for_it(served: Served) -> None:
+    port = int(served.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        raw.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nhost: a\r\n"
+            b"upgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b" 101 " in raw.recv(4096)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                raw.sendall((b"\x89\x80" + bytes(4)) * 10_000)
+                assert httpx.get(f"{served.url}/livez", timeout=2).status_code == 200
+        told = b""
+        with suppress(ConnectionError):
+            while piece := raw.recv(65536):
+                told += piece
+    assert b"\x03\xf0too many frames" in told  # 1008
+
+
+def test_a_page_of_another_origin_is_refused(served: Served) -> None:
+    for headers in ({"origin": "https://evil.example"}, {"host": "evil.example"}):
+        for path in ("/v1/chat/completions", "/v1/responses"):
+            assert httpx.post(served.url + path, content=b"{}", headers=headers).status_code == 403
 
 
 def test_what_bentoml_uvicorn_and_python_log_is_json(served: Served) -> None:
