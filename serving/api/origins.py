@@ -75,13 +75,12 @@ class Origins:
 
     def _is_strange(self, host: str) -> bool:
         """Returns whether `host` is a name that anyone's DNS could resolve, and not allowed."""
-        name, _ = _authority(f"//{host}")
-        name = name.rstrip(".")
+        name = host.partition(":")[0].rstrip(".")
         return (
             "." in name
+            and not name.rpartition(".")[2].isdigit()  # IPv4; IPv6 begins with a bracket
             and not name.endswith(_PRIVATE_ENDINGS)
             and name not in self._allowed_hosts
-            and not _is_address(name)
         )
 
 
@@ -105,19 +104,12 @@ def _authority(url: str) -> tuple[str, int | None]:
         return "", None
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_loopback(server: tuple[str, int | None] | None) -> bool:
     """Returns whether a connection came in on a loopback address; a Unix socket has none."""
-    if server is None or not _is_address(server[0]):
+    try:
+        address = ip_address(server[0] if server is not None else "")
+    except ValueError:
         return False
-    address = ip_address(server[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return address.is_loopback
