@@ -118,8 +118,8 @@ def create_app(
             ),
             Middleware(
                 Origins,
-                allowed_origins=settings.allowed_origins,
-                allowed_hosts=settings.allowed_hosts,
+                allowed_origins=settings.http.allowed_origins,
+                allowed_hosts=settings.http.allowed_hosts,
             ),
         ],
         lifespan=lifespan,

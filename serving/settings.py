@@ -109,6 +109,8 @@ class Http(Section):
     tls_key: PlacedPath | None = None
     root_path: Annotated[str, Field(pattern="^(/[A-Za-z0-9._~-]+)*$", max_length=256)] = ""
     trusted_proxies: tuple[Literal["unix"] | IPvAnyNetwork, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
+    allowed_hosts: tuple[HostName, ...] = ()
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -211,8 +213,6 @@ class Settings(BaseSettings):
     current_date: Literal["start", "none"] | datetime.date = "start"
     reasoning_effort: Literal["low", "medium", "high"] = "medium"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    allowed_origins: tuple[Origin, ...] = ()
-    allowed_hosts: tuple[HostName, ...] = ()
     limits: Limits = Limits()
     deadlines: Deadlines = Deadlines()
     http: Http = Http()

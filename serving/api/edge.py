@@ -10,6 +10,7 @@ from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.api.addressing import UNIX
 from serving.api.dialect import OPENAI, Dialect, dialect_of
 from serving.api.exchange import Exchange, attach, attach_turns
 from serving.api.replies import reply_error
@@ -156,12 +157,12 @@ class Edge:
         method: str | None = None,
         dialect: Dialect = OPENAI,
     ) -> Exchange:
-        client = scope.get("client")
+        client, _ = scope.get("client") or (UNIX, 0)
         return Exchange(
             request_id,
             self._clock(),
             self._recorder.gather(),
-            client=client and client[0],
+            client=None if client == UNIX else client,
             method=method,
             dialect=dialect,
         )

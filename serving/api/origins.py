@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.errors import ErrorKind, ServingError
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PROBES = frozenset({"/livez", "/readyz", "/health"})
 _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PRIVATE_ENDINGS = (".localhost", ".local", ".internal")
@@ -22,10 +23,10 @@ class Origins:
     - What could change something is refused to pages of other origins than the one that the
       request goes to, unless `allowed_origins` has theirs. Clients that are no browsers send no
       `Origin`, and are not concerned.
-    - On a loopback address every request is refused whose `Host` is a name that anyone's DNS may
-      have given this address (DNS rebinding), unless `allowed_hosts` has it. A proxy that passes
-      its clients' `Host` on is known by `X-Forwarded-For` or `Forwarded`. That is no way around
-      for pages: they cannot leave `Origin` out of what could change something.
+    - On a loopback address every request but a probe is refused whose `Host` is a name that
+      anyone's DNS may have given this address (DNS rebinding), unless `allowed_hosts` has it. A
+      proxy that passes its clients' `Host` on is known by `X-Forwarded-For` or `Forwarded`. That is
+      no way around for pages: they cannot leave `Origin` out of what could change something.
     """
 
     def __init__(
@@ -60,16 +61,15 @@ class Origins:
         if foreign and not safe:
             raise ServingError(
                 ErrorKind.PERMISSION_DENIED,
-                "Pages of this origin may not ask this service: 'allowed_origins' does not have "
-                "it.",
+                "Pages of this origin may not ask here: 'http.allowed_origins' does not have it.",
                 param="origin",
             )
-        proxied = forwarded and origin is None
-        if not proxied and self._is_strange(host) and _is_loopback(scope.get("server")):
+        harmless = (forwarded and origin is None) or (safe and scope["path"] in _PROBES)
+        if not harmless and self._is_strange(host) and _is_loopback(scope.get("server")):
             raise ServingError(
                 ErrorKind.PERMISSION_DENIED,
                 "This service listens on a loopback address, and the request's host is no name of "
-                "that: 'allowed_hosts' does not have it.",
+                "that: 'http.allowed_hosts' does not have it.",
                 param="host",
             )
 

@@ -52,7 +52,7 @@ async def refused(
 
     guard = Origins(app, **{"allowed_origins": (), "allowed_hosts": (), **settings})
     try:
-        await guard({**kind, "server": server, "headers": fields}, nothing, nothing)
+        await guard({**kind, "path": "/", "server": server, "headers": fields}, nothing, nothing)
     except ServingError as error:
         return error.param if error.kind is ErrorKind.PERMISSION_DENIED else error.message
     assert reached
@@ -183,7 +183,8 @@ async def test_nothing_is_generated_for_a_page_whose_name_was_rebound(api: Api) 
             path, json={}, headers={"host": host, "origin": f"http://{host}"}
         )
         assert response.status_code == 403
-    assert (await api.client.get("/v1/models", headers={"host": host})).status_code == 403
+    for path, status in (("/v1/models", 403), ("/metrics", 403), ("/livez", 200), ("/readyz", 200)):
+        assert (await api.client.get(path, headers={"host": host})).status_code == status
     url, origin = f"ws://{host}:{api.port}/v1/responses", Origin(f"http://{host}:{api.port}")
     with pytest.raises(websockets.InvalidStatus) as refusal:
         await websockets.connect(url, host="127.0.0.1", origin=origin)
@@ -192,7 +193,7 @@ async def test_nothing_is_generated_for_a_page_whose_name_was_rebound(api: Api) 
 
 
 async def test_a_page_that_is_allowed_is_served(start: Start) -> None:
-    api = await start(allowed_origins=["https://chat.example.com"])
+    api = await start(http={"allowed_origins": ["https://chat.example.com"]})
     headers = {"origin": "https://chat.example.com"}
     assert (await api.client.post("/v1/chat/completions", headers=headers)).status_code == 400
     async with await raw(api, origin="https://chat.example.com") as connection:
