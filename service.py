@@ -28,7 +28,7 @@ from serving.announcement import address_of, announce
 from serving.api.server import Server
 from serving.app import create_app
 from serving.garbage import set_aside
-from serving.parent import leave_with_parent
+from serving.parent import end_for_worker, end_with_engine, leave_with_parent
 from serving.settings import SettingsError, load_settings
 from serving.telemetry.logs import take_over
 
@@ -64,6 +64,8 @@ if bentoml.server_context.worker_index is None:  # not in the worker, which need
     from serving.arbiter import guard
 
     guard(settings.http)
+    if settings.supervision.exit_when_failed:
+        end_for_worker()
 
 
 async def _announce(listener: socket.socket, tls: bool) -> None:
@@ -135,7 +137,9 @@ class GptOss:
     async def start(self) -> None:
         """Tells the API where the engine is; watches BentoML."""
         api.state.engine_directory = _directory(self.engine, self.bento_service.bento)
-        self._watching = asyncio.create_task(leave_with_parent())
+        self._tasks = [asyncio.create_task(leave_with_parent())]
+        if settings.supervision.exit_when_failed:
+            self._tasks.append(asyncio.create_task(end_with_engine(api.state.service)))
 
     def __is_alive__(self) -> bool:
         return bool(api.state.service.alive)

@@ -27,7 +27,7 @@ class Backend:
         """Returns the facts of the running engine. Raises ServingError while none runs."""
         ready = self.pipeline.engine.ready
         if ready is None:
-            raise unavailable()
+            raise self.pipeline.engine.unavailable()
         return ready
 
     @property
@@ -37,9 +37,9 @@ class Backend:
 
 
 def unavailable() -> ServingError:
-    """Returns what a request is told while the engine loads or is down."""
+    """Returns what a request is told until the engine is known."""
     return ServingError(
         ErrorKind.ENGINE_UNAVAILABLE,
-        "The engine is not ready: it is loading or being restarted. Try again.",
+        "The engine is loading. Try again later.",
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )

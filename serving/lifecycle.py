@@ -18,7 +18,7 @@ from serving.pipeline import Pipeline
 from serving.runtime.contract import EngineHandle
 from serving.runtime.grammar import library
 from serving.runtime.grammar.check import GrammarCheck
-from serving.runtime.lifecycle import EngineState, Transition
+from serving.runtime.lifecycle import EngineState, Transition, failed
 from serving.runtime.messages import Stats
 from serving.settings import Settings
 from serving.telemetry.metrics import EngineGauges
@@ -39,6 +39,11 @@ class Supervised(EngineHandle, Protocol):
     @property
     def alive(self) -> bool:
         """False once the engine has been given up."""
+        ...
+
+    @property
+    def last_stats(self) -> Stats | None:
+        """What the engine that runs now last said of itself; None where it has said nothing."""
         ...
 
     @property
@@ -87,7 +92,7 @@ class Service:
         self._backend: Backend | None = None
         self._grammars: GrammarCheck | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._failed = False
+        self._failure: str | None = None
         self._admission = Admission(
             settings.admission.max_running or 1, settings.admission.max_waiting
         )
@@ -95,7 +100,7 @@ class Service:
     @property
     def alive(self) -> bool:
         """False when only a restart of the whole service, or a person, can help."""
-        return not self._failed and (self._supervised is None or self._supervised.alive)
+        return self._failure is None and (self._supervised is None or self._supervised.alive)
 
     @property
     def ready(self) -> bool:
@@ -106,7 +111,7 @@ class Service:
     @property
     def state(self) -> str:
         """One word for where the engine is."""
-        if self._failed:
+        if self._failure is not None:
             return EngineState.FAILED.value
         return (self._supervised.state if self._supervised else EngineState.STARTING).value
 
@@ -117,6 +122,8 @@ class Service:
 
     def backend(self) -> Backend:
         """Returns what serves requests. Raises ServingError (ENGINE_UNAVAILABLE) without it."""
+        if self._failure is not None:
+            raise failed(self._failure)
         if self._backend is None:
             raise unavailable()
         return self._backend
@@ -137,34 +144,47 @@ class Service:
 
     async def metrics(self) -> bytes:
         """Returns the metrics as text, with gauges of this moment."""
-        stats, restarts = Stats(), 0
-        if self._supervised is not None:
-            restarts = self._supervised.restarts
-            try:
-                async with asyncio.timeout(STATS_SECONDS):
-                    stats = await self._supervised.stats()
-            except (ServingError, TimeoutError):
-                stats = Stats()
+        stats = await self._stats()
+        gauges = None
+        if stats is not None:
+            gauges = EngineGauges(
+                running=stats.running,
+                waiting=stats.waiting,
+                blocks_used=stats.blocks_used,
+                blocks_total=stats.blocks_total,
+                suspended=len(stats.suspended),
+            )
+        restarts = 0 if self._supervised is None else self._supervised.restarts
         metrics = self._recorder.metrics
-        gauges = EngineGauges(
-            running=stats.running,
-            waiting=stats.waiting + self._admission.waiting,
-            blocks_used=stats.blocks_used,
-            blocks_total=stats.blocks_total,
-            suspended=len(stats.suspended),
-        )
-        metrics.observe_engine(gauges, self.state, restarts)
+        metrics.observe_engine(gauges, self._admission.waiting, self.state, restarts)
         return metrics.text()
 
+    async def _stats(self) -> Stats | None:
+        """Returns what the engine says of itself, or said last if it does not answer.
+
+        None while no engine is ready: then nothing is known of one.
+        """
+        supervised = self._supervised
+        if supervised is None or supervised.ready is None:
+            return None
+        try:
+            async with asyncio.timeout(STATS_SECONDS):
+                return await supervised.stats()
+        except (ServingError, TimeoutError):
+            return supervised.last_stats
+
     async def _load(self, directory: Path | None) -> None:
+        logger = self._recorder.logger
         try:
             await self._open(directory)
-        except (EngineError, VocabularyError) as error:
-            self._failed = True
-            self._recorder.logger.error("engine refused", reason=str(error))
+        except (EngineError, VocabularyError, OSError) as error:
+            self._failure = "it cannot be used; the log of the service says why"
+            logger.error("engine refused", reason=str(error))
         except Exception:
-            self._failed = True
-            self._recorder.logger.exception("start failed")
+            self._failure = "the service could not start it"
+            logger.exception("start failed")
+        if self._failure is not None and self._supervised is not None:
+            await self._supervised.stop()
 
     async def _open(self, directory: Path | None) -> None:
         """Reads the directory while the engine process starts on it."""
@@ -178,7 +198,12 @@ class Service:
         vocabulary = await asyncio.to_thread(Vocabulary.load, ranks)
         if library.is_installed():
             budget_seconds = self._settings.deadlines.schema_seconds
-            self._grammars = GrammarCheck(ranks, vocabulary.size, budget_seconds)
+            self._grammars = GrammarCheck(
+                ranks,
+                vocabulary.size,
+                budget_seconds,
+                lambda why: self._recorder.logger.error("schema compiler lost", reason=why),
+            )
         pipeline = Pipeline(
             self._supervised,
             vocabulary,
@@ -192,12 +217,22 @@ class Service:
         self._backend = Backend(manifest, vocabulary, pipeline, self._date)
 
     def _on_transition(self, transition: Transition) -> None:
-        self._recorder.logger.info(
+        """Logs a change of state: what an operator must know, whatever the level, as an error."""
+        logger = self._recorder.logger
+        restarted = self._supervised is not None and self._supervised.restarts > 0
+        say = logger.info
+        if transition.state in (EngineState.BACKOFF, EngineState.FAILED):
+            self._recorder.metrics.count_loss(transition.cause.value)
+            say = logger.error
+        elif transition.state is EngineState.LOST or restarted:
+            say = logger.warning
+        say(
             "engine",
             state=transition.state.value,
             cause=transition.cause.value,
             detail=transition.detail,
             exit_code=transition.exit_code,
+            restart_seconds=transition.restart_seconds,
         )
         ready = self._supervised.ready if self._supervised is not None else None
         if ready is not None:

@@ -141,6 +141,7 @@ class Supervision(Section):
     progress_seconds: Seconds = 120.0
     max_failures: Count = 5
     backoff_most_seconds: Seconds = 60.0
+    exit_when_failed: bool = False
 
 
 class Store(Section):
@@ -152,6 +153,8 @@ class Store(Section):
     max_conversations: Count = 10_000
     max_bytes: Count = 1024 * 1024 * 1024
     keep_seconds: Seconds = 30 * 24 * 3600.0
+    wait_seconds: Seconds = 1.0
+    bypass_seconds: Seconds = 10.0
 
 
 class Embeddings(Section):

@@ -311,6 +311,22 @@ def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:
         assert httpx.get(f"{served.url}/livez").status_code == 503
 
 
+def test_an_engine_that_is_given_up_ends_the_service_where_that_is_set(tmp_path: Path) -> None:
+    extra = {
+        "GPT_OSS_ENGINE": str(tmp_path / "no-engine"),
+        "GPT_OSS_SUPERVISION__EXIT_WHEN_FAILED": "true",
+        "GPT_OSS_LOG_LEVEL": "error",
+    }
+    with serve(tmp_path, extra=extra) as served:
+        processes = served.processes()
+        assert served.wait_for_exit() == 70
+        assert psutil.wait_procs(processes, timeout=10)[1] == []
+    lines = [line for line in served.output.splitlines() if "no-engine" in line]
+    assert len(lines) == 1
+    assert json.loads(lines[0])["level"] == "error"
+    assert "Traceback" not in served.output
+
+
 def test_a_misspelt_argument_is_refused(tmp_path: Path) -> None:
     with serve(tmp_path, "--arg", "engin=x") as served:
         assert served.wait_for_exit() != 0

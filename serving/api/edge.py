@@ -43,6 +43,8 @@ class Edge:
         self._recorder = recorder
         self._clock = clock
         self._make_id = make_id
+        self._open: set[Exchange] = set()
+        recorder.metrics.count_open(self._count_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection of any kind."""
@@ -55,6 +57,7 @@ class Edge:
         dialect = dialect_of(scope["path"])
         exchange = self._exchange(self._request_id(scope), scope, scope["method"], dialect)
         attach(scope, exchange)
+        self._open.add(exchange)
         value = exchange.request_id.encode()
         headers = [(name, value) for name in dialect.request_id_headers]
 
@@ -83,6 +86,7 @@ class Edge:
             exchange.error = _left()
             raise
         finally:
+            self._open.discard(exchange)
             if exchange.route not in QUIET_ROUTES:
                 self._record(exchange)
 
@@ -132,6 +136,7 @@ class Edge:
         """Yields the exchange of one request among many on the connection of `scope`."""
         exchange = self._exchange(self._make_id(), scope)
         exchange.route = route
+        self._open.add(exchange)
         try:
             yield exchange
         except Exception as error:
@@ -141,7 +146,11 @@ class Edge:
             exchange.error = _left()
             raise
         finally:
+            self._open.discard(exchange)
             self._record(exchange)
+
+    def _count_open(self) -> int:
+        return sum(exchange.route not in QUIET_ROUTES for exchange in self._open)
 
     def _told(self, error: Exception, exchange: Exchange) -> ServingError:
         """Returns what the client is told of a failure; an unforeseen one is in the log."""

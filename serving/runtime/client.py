@@ -73,7 +73,8 @@ class Stream:
     @property
     def suspended(self) -> bool:
         """True while the engine's last statistics name a sequence of this stream as set aside."""
-        return not self._ids.isdisjoint(self._connection.last_stats.suspended)
+        stats = self._connection.last_stats
+        return stats is not None and not self._ids.isdisjoint(stats.suspended)
 
     def cancel(self, choice: int) -> None:
         """Aborts one sequence; nothing more of it arrives. A finished one is left as it is."""
@@ -143,7 +144,7 @@ class Connection(asyncio.Protocol):
         self.fatal: Fatal | None = None
         self.heard = 0
         """Grows with every arrival: shows that the engine loop turns."""
-        self.last_stats = Stats()
+        self.last_stats: Stats | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from serving.errors import ServingError
 from serving.job import Sampling
 from serving.runtime.messages import ExitCode, Generate, Output, Ready, Stats, Step
 
@@ -115,4 +116,8 @@ class EngineHandle(Protocol):
 
     async def stats(self) -> Stats:
         """Asks the engine. Raises ServingError (ENGINE_UNAVAILABLE) as `open` does."""
+        ...
+
+    def unavailable(self) -> ServingError:
+        """Returns what requests are told while no engine is ready."""
         ...

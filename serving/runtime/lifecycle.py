@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
+
+from serving.errors import ErrorKind, ServingError
 
 
 class EngineState(Enum):
@@ -54,6 +58,32 @@ class Cause(Enum):
     """The supervisor itself failed."""
 
 
+FAILURES: Mapping[Cause, str] = MappingProxyType(
+    {
+        Cause.KILLED: "its process was killed",
+        Cause.EXITED: "its process ended",
+        Cause.DISCONNECTED: "its process ended",
+        Cause.OUT_OF_MEMORY: "it ran out of memory",
+        Cause.REFUSED: "it is damaged or does not belong on this machine",
+        Cause.WORKER_LOST: "one of its processes died",
+        Cause.COMMUNICATION: "its processes could not talk to each other",
+        Cause.HUNG: "it gave no sign of life",
+        Cause.NO_PROGRESS: "it made no progress",
+        Cause.LOAD_TIMEOUT: "it was not loaded in time",
+        Cause.SPAWN: "its process could not be started",
+    }
+)
+"""What clients are told of a cause; of another only that it is an internal error."""
+
+
+def failed(why: str) -> ServingError:
+    """Returns what requests are told once an engine is given up. No time to come back: none is."""
+    return ServingError(
+        ErrorKind.ENGINE_UNAVAILABLE,
+        f"The engine has failed: {why}. It is not started again.",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
     """One change of state. `at_seconds` is of the supervisor's clock."""
@@ -64,6 +94,8 @@ class Transition:
     detail: str = ""
     exit_code: int | None = None
     """Of the process; negative: the signal that ended it."""
+    restart_seconds: float | None = None
+    """In BACKOFF: until another process is started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

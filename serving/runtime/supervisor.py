@@ -14,7 +14,14 @@ from typing import Any
 from serving.errors import ErrorKind, ServingError
 from serving.job import Sampling
 from serving.runtime.client import Connection, Stream
-from serving.runtime.lifecycle import Cause, EngineState, Policy, Transition
+from serving.runtime.lifecycle import (
+    FAILURES,
+    Cause,
+    EngineState,
+    Policy,
+    Transition,
+    failed,
+)
 from serving.runtime.messages import ExitCode, Ready, Stats
 from serving.runtime.process import EngineProcess
 
@@ -39,7 +46,6 @@ _WAITING = {
     EngineState.READY: "The engine is being restarted. Try again later.",
     EngineState.LOST: "The engine is being restarted. Try again later.",
     EngineState.BACKOFF: "The engine is being restarted. Try again later.",
-    EngineState.FAILED: "The engine has failed and is not restarted.",
     EngineState.STOPPED: "The engine is stopped.",
 }
 
@@ -118,9 +124,12 @@ class Supervisor:
         return self._connection.ready.result()
 
     @property
-    def last_stats(self) -> Stats:
-        """What the engine last said of itself, at most `ping_seconds` old; zeros without one."""
-        return Stats() if self._connection is None else self._connection.last_stats
+    def last_stats(self) -> Stats | None:
+        """What the engine that runs now last said of itself; None where it has said nothing.
+
+        No older than `ping_seconds`, unless the engine hangs.
+        """
+        return None if self._connection is None else self._connection.last_stats
 
     def open(
         self,
@@ -137,6 +146,16 @@ class Supervisor:
         """
         connection = self._serving()
         return connection.open(prompt, samplings, priority=priority, cache_salt=cache_salt)
+
+    def unavailable(self) -> ServingError:
+        """Returns what requests are told while no engine is ready."""
+        if self._state is EngineState.FAILED:
+            return failed(FAILURES.get(self._history[-1].cause, "an internal error"))
+        return ServingError(
+            ErrorKind.ENGINE_UNAVAILABLE,
+            _WAITING[self._state],
+            retry_after_seconds=self._retry_after_seconds(),
+        )
 
     async def stats(self) -> Stats:
         """Asks the engine loop. Raises ServingError (ENGINE_UNAVAILABLE) as `open` does."""
@@ -170,16 +189,12 @@ class Supervisor:
     def _serving(self) -> Connection:
         connection = self._connection
         if connection is None or self.ready is None:
-            raise ServingError(
-                ErrorKind.ENGINE_UNAVAILABLE,
-                _WAITING[self._state],
-                retry_after_seconds=self._retry_after_seconds(),
-            )
+            raise self.unavailable()
         return connection
 
     def _retry_after_seconds(self) -> float:
         """Returns when an engine may be ready, as well as that can be told; at least 1."""
-        if self._state in (EngineState.FAILED, EngineState.STOPPED):
+        if self._state is EngineState.STOPPED:
             return self._policy.backoff_most_seconds
         until_start = 0.0
         if self._next_start_at is not None:
@@ -187,11 +202,21 @@ class Supervisor:
         return max(1.0, until_start + self._load_seconds)
 
     def _enter(
-        self, state: EngineState, cause: Cause, detail: str = "", exit_code: int | None = None
+        self,
+        state: EngineState,
+        cause: Cause,
+        detail: str = "",
+        exit_code: int | None = None,
+        restart_seconds: float | None = None,
     ) -> None:
         self._state = state
         transition = Transition(
-            at_seconds=self._clock(), state=state, cause=cause, detail=detail, exit_code=exit_code
+            at_seconds=self._clock(),
+            state=state,
+            cause=cause,
+            detail=detail,
+            exit_code=exit_code,
+            restart_seconds=restart_seconds,
         )
         self._history.append(transition)
         self._changed.set()
@@ -223,7 +248,7 @@ class Supervisor:
                 return
             wait_seconds = policy.backoff_seconds(failures)
             self._next_start_at = self._clock() + wait_seconds
-            self._enter(EngineState.BACKOFF, end.cause, end.detail, end.exit_code)
+            self._enter(EngineState.BACKOFF, end.cause, end.detail, end.exit_code, wait_seconds)
             await asyncio.sleep(wait_seconds)
             self._next_start_at = None
             self._enter(EngineState.STARTING, Cause.BACKOFF_OVER)
@@ -292,7 +317,7 @@ class Supervisor:
         """
         policy = self._policy
         silent_seconds = stuck_seconds = 0.0
-        heard, stats, before = connection.heard, connection.last_stats, self._clock()
+        heard, steps, before = connection.heard, 0, self._clock()
         while True:
             connection.ping()
             await asyncio.sleep(policy.ping_seconds)
@@ -302,9 +327,9 @@ class Supervisor:
             silent_seconds = 0.0 if connection.heard != heard else silent_seconds + passed_seconds
             heard = connection.heard
             latest = connection.last_stats
-            stuck = latest.running > 0 and latest.steps_total == stats.steps_total
+            stuck = latest is not None and latest.running > 0 and latest.steps_total == steps
             stuck_seconds = stuck_seconds + passed_seconds if stuck else 0.0
-            stats = latest
+            steps = 0 if latest is None else latest.steps_total
             if silent_seconds >= policy.stall_seconds:
                 return Cause.HUNG, f"no sign of life for {silent_seconds:.1f} seconds"
             if stuck_seconds >= policy.progress_seconds:

@@ -8,7 +8,7 @@ names come from the code and the settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -34,7 +34,7 @@ REQUEST_BUCKETS = (
 
 
 class EngineGauges(NamedTuple):
-    """The engine at one moment. `waiting` counts the requests in front of it too."""
+    """What an engine says of itself."""
 
     running: int
     waiting: int
@@ -114,6 +114,12 @@ class Metrics:
             "Times that the engine process was started again.",
             registry=self.registry,
         )
+        self._losses = Counter(
+            "llmserve_engine_losses_total",
+            "Engine processes that ended or were killed, by cause.",
+            ("cause",),
+            registry=self.registry,
+        )
         self._state = Gauge(
             "llmserve_engine_state",
             "1 for the state that the engine is in.",
@@ -123,10 +129,28 @@ class Metrics:
         self._suspended = Gauge(
             "llmserve_sequences_suspended",
             "Sequences that the engine has set aside for lack of memory.",
+            tuple(self._labels),
+            registry=self.registry,
+        )
+        self._open = Gauge(
+            "llmserve_open_requests",
+            "Requests that the API has taken and not answered to the end, without probes.",
             registry=self.registry,
         )
         self._sockets = Gauge(
             "llmserve_websockets", "WebSockets that are open.", registry=self.registry
+        )
+        self._store = Gauge(
+            "llmserve_store_works",
+            "1 while the store can be read, and written.",
+            ("way",),
+            registry=self.registry,
+        )
+        self._store_failures = Counter(
+            "llmserve_store_failures_total",
+            "Reads and writes of the store that were not done, by cause.",
+            ("way", "cause"),
+            registry=self.registry,
         )
         self._unknown_fields = Counter(
             "llmserve_unknown_request_fields_total",
@@ -164,23 +188,50 @@ class Metrics:
         """Counts request fields that were ignored."""
         self._unknown_fields.inc(count)
 
+    def count_open(self, open_requests: Callable[[], int]) -> None:
+        """Makes the page show what `open_requests` returns."""
+        self._open.set_function(open_requests)
+
+    def count_loss(self, cause: str) -> None:
+        """Counts an engine process that is gone. The label is a word of the code."""
+        self._losses.labels(cause).inc()
+
     def count_socket(self, change: int) -> None:
         """Counts a WebSocket that has been opened, 1, or has ended, -1."""
         self._sockets.inc(change)
+
+    def observe_store(self, way: str, works: bool) -> None:
+        """Sets whether the store can be read or written. Both labels are words of the code."""
+        self._store.labels(way).set(1.0 if works else 0.0)
+
+    def count_store_failure(self, way: str, cause: str) -> None:
+        """Counts what was not read or written. Both labels are words of the code."""
+        self._store_failures.labels(way, cause).inc()
 
     def count_tool_call(self, tool: str, outcome: str, seconds: float) -> None:
         """Counts one call of a built-in tool. Both labels are words of the code."""
         self._tool_calls.labels(tool, outcome).inc()
         self._tool_call.labels(tool).observe(seconds)
 
-    def observe_engine(self, engine: EngineGauges, state: str, restarts: int) -> None:
-        """Sets the gauges of the engine, its state, and how often it was started again."""
-        self._running.labels(**self._labels).set(engine.running)
-        self._waiting.labels(**self._labels).set(engine.waiting)
-        used = engine.blocks_used / engine.blocks_total if engine.blocks_total else 0.0
-        self._kv.labels(**self._labels).set(used)
-        self._kv_blocks.labels(**self._labels).set(engine.blocks_total)
-        self._suspended.set(engine.suspended)
+    def observe_engine(
+        self, engine: EngineGauges | None, waiting: int, state: str, restarts: int
+    ) -> None:
+        """Sets the gauges of the engine, its state, and how often it was started again.
+
+        `waiting` are the requests in front of it. What is not known has no sample, and no zero.
+        """
+        gauges = (self._running, self._waiting, self._kv, self._kv_blocks, self._suspended)
+        for gauge in gauges:
+            gauge.clear()  # the name of the engine may have come since, too
+        if engine is not None:
+            waiting += engine.waiting
+            self._running.labels(**self._labels).set(engine.running)
+            self._suspended.labels(**self._labels).set(engine.suspended)
+        self._waiting.labels(**self._labels).set(waiting)
+        if engine is not None and engine.blocks_total:
+            used = engine.blocks_used / engine.blocks_total
+            self._kv.labels(**self._labels).set(used)
+            self._kv_blocks.labels(**self._labels).set(engine.blocks_total)
         self._restarts.inc(max(0, restarts - self._known_restarts))
         self._known_restarts = restarts
         for name in self._engine_states:

@@ -94,6 +94,7 @@ class FakeEngine:
         self.state = EngineState.STOPPED
         self.alive = True
         self.restarts = 0
+        self.last_stats: Stats | None = None
         self.on_transition: Callable[[Transition], None] = lambda transition: None
         self._opened = asyncio.Event()
 
@@ -112,9 +113,7 @@ class FakeEngine:
     ) -> FakeStream:
         """As `EngineHandle.open`."""
         if self.ready is None:
-            raise ServingError(
-                ErrorKind.ENGINE_UNAVAILABLE, "The engine is loading.", retry_after_seconds=3.0
-            )
+            raise self.unavailable()
         stream = FakeStream(prompt, samplings)
         stream.priority = priority
         self.opened.append(stream)
@@ -129,9 +128,16 @@ class FakeEngine:
                 await self._opened.wait()
         return self.opened[number]
 
+    def unavailable(self) -> ServingError:
+        """As `EngineHandle.unavailable`."""
+        return ServingError(
+            ErrorKind.ENGINE_UNAVAILABLE, "The engine is loading.", retry_after_seconds=3.0
+        )
+
     async def stats(self) -> Stats:
         """As `EngineHandle.stats`."""
-        return Stats(running=2, waiting=1, blocks_used=32, blocks_total=128)
+        self.last_stats = Stats(running=2, waiting=1, blocks_used=32, blocks_total=128)
+        return self.last_stats
 
     def enter(self, state: EngineState) -> None:
         """Changes the state and tells the lifecycle."""

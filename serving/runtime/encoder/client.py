@@ -28,7 +28,8 @@ _STOP_SECONDS = 10.0
 
 
 class Encoder:
-    """Makes vectors of texts. `on_failure` is told why a process has ended or does not start."""
+    """Makes vectors of texts. `on_failure` is told why a process has ended or does not start, and
+    with which exit code: negative, the signal that ended it."""
 
     def __init__(
         self,
@@ -140,7 +141,8 @@ class Encoder:
                 self.description.directory, {}, MODULE, self._options
             )
         except OSError as error:
-            self._fail(str(error))
+            self._not_before = self._clock() + RETRY_AFTER_SECONDS
+            self._on_failure(f"it cannot be started: {error}")
             raise lost_error() from None
         self._process = process
         loop = asyncio.get_running_loop()
@@ -150,15 +152,15 @@ class Encoder:
         return connection
 
     def _on_end(self, connection: EncoderConnection) -> None:
+        def tell(exited: asyncio.Future[int]) -> None:
+            if not self._closed:
+                self._on_failure(f"{connection.why}; exit code {exited.result()}")
+
+        self._not_before = self._clock() + RETRY_AFTER_SECONDS
         if self._process is not None:
             # It may still be saying why it leaves.
             asyncio.get_running_loop().call_later(_COLLECT_SECONDS, self._process.kill)
-        if not self._closed:
-            self._fail(connection.why)
-
-    def _fail(self, why: str) -> None:
-        self._not_before = self._clock() + RETRY_AFTER_SECONDS
-        self._on_failure(why)
+            self._process.exited.add_done_callback(tell)
 
     def _too_long(self, error: TooLongError, inputs: int) -> ServingError:
         if error.place < 0:

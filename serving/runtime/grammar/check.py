@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -33,15 +34,25 @@ _READ_BYTES = 65536
 
 
 class GrammarCheck:
-    """Checks grammars, one at a time. The process is started by the first."""
+    """Checks grammars, one at a time. The process is started by the first.
 
-    def __init__(self, ranks: Path, vocab_size: int, budget_seconds: float) -> None:
+    `on_loss` is told, in any thread, why a process has ended that was not to end.
+    """
+
+    def __init__(
+        self,
+        ranks: Path,
+        vocab_size: int,
+        budget_seconds: float,
+        on_loss: Callable[[str], None],
+    ) -> None:
         self._command = [
             *(sys.executable, "-P", "-m", "serving.runtime.grammar.process"),
             *("--ranks", str(ranks), "--vocab-size", str(vocab_size)),
             *("--alarm-seconds", str(math.ceil(budget_seconds) + 1)),
         ]
         self._budget_seconds = budget_seconds
+        self._on_loss = on_loss
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +87,7 @@ class GrammarCheck:
                 verdict = self._ask(grammar)
             except TimeoutError:
                 # Not remembered: perhaps the whole machine was slow.
-                self._end()
+                self._end(f"killed: a schema took more than {self._budget_seconds:g} seconds")
                 return f"to compile it takes more than {self._budget_seconds:g} seconds"
             self._verdicts[key] = verdict
             if len(self._verdicts) > REMEMBERED:
@@ -92,7 +103,7 @@ class GrammarCheck:
             except (EOFError, OSError) as error:
                 if isinstance(error, TimeoutError):
                     raise
-                self._end()
+                self._end("it ended over a schema")
         # It died of this grammar each time: of its memory, or of a fault in the compiler.
         return "it cannot be compiled"
 
@@ -112,7 +123,7 @@ class GrammarCheck:
         try:
             _read_line(process, START_SECONDS)
         except (TimeoutError, EOFError):
-            self._end()
+            self._end("it did not start")
             raise ServingError(
                 ErrorKind.INTERNAL, "The compiler of schemas does not start."
             ) from None
@@ -125,8 +136,11 @@ class GrammarCheck:
         process.stdin.flush()
         return msgspec.json.decode(_read_line(process, self._budget_seconds), type=str)
 
-    def _end(self) -> None:
-        """Kills the process, where there is one, and frees what it held."""
+    def _end(self, why: str = "") -> None:
+        """Kills the process, where there is one, and frees what it held.
+
+        With a `why` this is a loss: that it ended by itself, or why it could not go on.
+        """
         process, self._process = self._process, None
         if process is None:
             return
@@ -135,6 +149,8 @@ class GrammarCheck:
             process.communicate()
         except (BrokenPipeError, ValueError):
             process.wait()
+        if why and not self._closed:
+            self._on_loss(f"{why}; exit code {process.returncode}")
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:

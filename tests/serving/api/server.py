@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,16 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.005)
+    raise TimeoutError("what the test waits for has not come")
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until `condition`, which is to be asked for, holds. Raises TimeoutError as `until`."""
+    due = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < due:
+        if await condition():
+            return
+        await asyncio.sleep(0.02)
     raise TimeoutError("what the test waits for has not come")
 
 

@@ -58,7 +58,7 @@ async def test_an_engine_that_refuses_is_not_tried_again(supervise: Supervise) -
     last = supervisor.history[-1]
     assert (last.cause, last.exit_code) == (Cause.REFUSED, 78)
     assert "needs another GPU" in last.detail
-    with pytest.raises(ServingError, match="not restarted"):
+    with pytest.raises(ServingError, match="has failed: it is damaged"):
         supervisor.open([1], [LONG])
     with pytest.raises(ServingError):
         await supervisor.stats()

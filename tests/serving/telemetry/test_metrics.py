@@ -75,8 +75,8 @@ def test_a_request_that_never_ran_adds_no_tokens_and_no_times() -> None:
 
 def test_the_engine_s_gauges_and_its_state() -> None:
     metrics = Metrics(MODEL, ("ready", "failed"))
-    metrics.observe_engine(EngineGauges(3, 4, 25, 100), "ready", 2)
-    metrics.observe_engine(EngineGauges(3, 4, 25, 100, suspended=2), "ready", 3)
+    metrics.observe_engine(EngineGauges(3, 1, 25, 100), 3, "ready", 2)
+    metrics.observe_engine(EngineGauges(3, 1, 25, 100, suspended=2), 3, "ready", 3)
     assert sample(metrics, "llmserve_sequences_suspended") == 2
     assert sample(metrics, "trtllm_num_requests_running") == 3
     assert sample(metrics, "trtllm_num_requests_waiting") == 4
@@ -84,6 +84,28 @@ def test_the_engine_s_gauges_and_its_state() -> None:
     assert sample(metrics, "llmserve_engine_restarts_total") == 3
     assert sample(metrics, "llmserve_engine_state", state="ready") == 1
     assert sample(metrics, "llmserve_engine_state", state="failed") == 0
+
+
+def test_what_is_not_known_has_no_sample() -> None:
+    metrics = Metrics(MODEL, ("ready", "failed"))
+    metrics.observe_engine(EngineGauges(3, 1, 25, 100), 0, "ready", 0)
+    metrics.observe_engine(None, 2, "backoff", 0)
+    assert sample(metrics, "trtllm_num_requests_waiting") == 2
+    for name in ("num_requests_running", "kv_cache_utilization", "kv_cache_max_blocks"):
+        assert sample(metrics, f"trtllm_{name}") is None
+    assert sample(metrics, "llmserve_sequences_suspended") is None
+    metrics.observe_engine(EngineGauges(3, 1, 0, 0), 0, "ready", 0)
+    assert sample(metrics, "trtllm_num_requests_running") == 3
+    assert sample(metrics, "trtllm_kv_cache_utilization") is None
+
+
+def test_the_name_of_the_engine_leaves_no_series_without_it() -> None:
+    metrics = Metrics(MODEL, ())
+    metrics.observe_engine(None, 0, "starting", 0)
+    metrics.name_engine("embedded")
+    metrics.observe_engine(None, 0, "starting", 0)
+    assert sample(metrics, "trtllm_num_requests_waiting", engine_type="unknown") is None
+    assert sample(metrics, "trtllm_num_requests_waiting", engine_type="embedded") == 0
 
 
 def test_the_number_of_series_is_bounded() -> None:

@@ -28,8 +28,14 @@ def of_schema(schema: Any) -> str:
 
 
 @pytest.fixture
-def check(ranks: Path) -> Iterator[GrammarCheck]:
-    made = GrammarCheck(ranks, Vocabulary.size, budget_seconds=10.0)
+def losses() -> list[str]:
+    """Why processes were lost."""
+    return []
+
+
+@pytest.fixture
+def check(ranks: Path, losses: list[str]) -> Iterator[GrammarCheck]:
+    made = GrammarCheck(ranks, Vocabulary.size, 10.0, losses.append)
     yield made
     made.close()
 
@@ -62,17 +68,22 @@ async def test_a_verdict_is_remembered(check: GrammarCheck) -> None:
     assert workers() == []
 
 
-async def test_the_process_is_started_again_when_it_has_died(check: GrammarCheck) -> None:
+async def test_the_process_is_started_again_when_it_has_died(
+    check: GrammarCheck, losses: list[str]
+) -> None:
     await check.require(of_schema(GOOD), None)
     (worker,) = workers()
     os.kill(worker.pid, signal.SIGKILL)
     await check.require(of_schema({"type": "integer"}), None)
     (other,) = workers()
     assert other.pid != worker.pid
+    assert losses == ["it ended over a schema; exit code -9"]
 
 
-async def test_a_compilation_without_end_is_ended_and_the_loop_does_not_wait(ranks: Path) -> None:
-    check = GrammarCheck(ranks, Vocabulary.size, budget_seconds=0.3)
+async def test_a_compilation_without_end_is_ended_and_the_loop_does_not_wait(
+    ranks: Path, losses: list[str]
+) -> None:
+    check = GrammarCheck(ranks, Vocabulary.size, 0.3, losses.append)
     try:
         slow = asyncio.create_task(refusal(check, ENDLESS))
         turns = 0
@@ -82,6 +93,7 @@ async def test_a_compilation_without_end_is_ended_and_the_loop_does_not_wait(ran
         assert "more than 0.3 seconds" in (await slow).message
         assert turns > 100
         assert workers() == []
+        assert losses == ["killed: a schema took more than 0.3 seconds; exit code -9"]
     finally:
         check.close()
 
