@@ -30,6 +30,7 @@ from serving.runtime.encoder.description import EncoderError, locate, read
 from serving.runtime.lifecycle import EngineState, Policy, Transition
 from serving.runtime.supervisor import Supervisor
 from serving.settings import Settings, SettingsError, Store, Supervision
+from serving.store.access import Change, Way
 from serving.store.stores import Stores
 from serving.telemetry.logs import make_logger
 from serving.telemetry.metrics import Metrics
@@ -63,13 +64,17 @@ def create_app(
         _store_path(settings.store),
         settings.store,
         now=now,
-        on_failure=lambda reason: recorder.logger.error("response store", reason=reason),
+        on_change=lambda change: _tell_of_store(recorder, change),
+        on_failure=lambda way, reason: metrics.count_store_failure(way.value, reason.value),
     )
+    for way in Way if settings.store.enabled else ():
+        metrics.observe_store(way.value, True)
     service = Service(settings, recorder, launch, clock=clock, today=today, on_loaded=on_loaded)
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(
         now,
+        stores.responses.wanted,
         on_bug=lambda name, bug: recorder.logger.error("failure", response_id=name, exc_info=bug),
     )
     encoder = _encoder(settings, recorder, clock)
@@ -130,6 +135,18 @@ def create_app(
     return app
 
 
+def _tell_of_store(recorder: Recorder, change: Change) -> None:
+    """Records that the store cannot be read or written any more, or can again."""
+    works = change.reason is None
+    recorder.metrics.observe_store(change.way.value, works)
+    if change.reason is None:
+        recorder.logger.warning("store works again", way=change.way.value)
+        return
+    recorder.logger.error(
+        "store left alone", way=change.way.value, cause=change.reason.value, detail=change.detail
+    )
+
+
 def _store_path(settings: Store) -> Path:
     """Returns where responses are kept: where the settings say, or among the user's state."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
@@ -164,7 +181,7 @@ def _encoder(settings: Settings, recorder: Recorder, clock: Callable[[], float])
 
 def _supervisor(settings: Supervision) -> Launch:
     """Returns what starts engine processes under these settings."""
-    policy = Policy(**settings.model_dump())
+    policy = Policy(**settings.model_dump(exclude={"exit_when_failed"}))
 
     def launch(directory: Path, on_transition: Callable[[Transition], None]) -> Supervised:
         return Supervisor(directory, policy, on_transition=on_transition)

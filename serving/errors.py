@@ -55,6 +55,7 @@ class ErrorKind(Enum):
     OVERLOADED = Mapping(503, "UNAVAILABLE", "server_error", "overloaded")
     QUEUE_TIMEOUT = Mapping(503, "UNAVAILABLE", "server_error", "queue_timeout")
     ENGINE_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "engine_unavailable")
+    STORE_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "store_unavailable")
     TOOL_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "tool_unavailable")
     OUT_OF_MEMORY = Mapping(503, "RESOURCE_EXHAUSTED", "server_error", "engine_out_of_memory")
     DRAINING = Mapping(503, "UNAVAILABLE", "server_error", "draining")

@@ -32,17 +32,30 @@ class Health(Protocol):
 
 
 class Probe:
-    """Answers 200 while `good` holds, else 503; the body names the engine's state."""
+    """Answers 200 while `good` holds, else 503; the body names the engine's state.
 
-    def __init__(self, health: Health, good: Callable[[Health], bool]) -> None:
+    It names that of the store, too, where there is one. Requests are answered without it.
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        good: Callable[[Health], bool],
+        store: Callable[[], str] | None = None,
+    ) -> None:
         self._health = health
         self._good = good
+        self._store = store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         exchange_of(scope, "health")
         good = self._good(self._health)
         body = {"status": "ok" if good else "unavailable", "engine": self._health.state}
+        if self._store is not None:
+            body["store"] = self._store()
+            if good and body["store"] != "ok":
+                body["status"] = "degraded"
         await reply_json(send, body, 200 if good else 503)
 
 

@@ -72,7 +72,8 @@ def make_routes(
     described = encoder.description if encoder is not None else None
     models = Models(settings, lambda: service.known, described, int(now()))
     alive = Probe(service, lambda health: health.alive)
-    ready = Probe(service, lambda health: health.ready)
+    store = (lambda: stores.state) if settings.store.enabled else None
+    ready = Probe(service, lambda health: health.ready, store)
     collect: Callable[[], Awaitable[bytes]] = service.metrics
     routes: list[BaseRoute] = [
         Route("/v1/chat/completions", chat_completions(around), methods=["POST"]),

@@ -64,8 +64,10 @@ class ConversationStore:
     def hold(self, tenant: str, name: str) -> Hold:
         """Returns the right to answer in a conversation.
 
-        Raises ServingError (CONVERSATION_LOCKED) while another request of this process has it.
+        Raises ServingError: CONVERSATION_LOCKED while another request of this process has it,
+        STORE_UNAVAILABLE while no turn could be added.
         """
+        self._database.require_writes()
         return Hold(self._held, (tenant, name))
 
     async def create(
@@ -84,7 +86,7 @@ class ConversationStore:
             make_room(database, self._settings, now)
             return Conversation(name, int(now), metadata)
 
-        return await self._database.run(work)
+        return await self._database.write(work)
 
     async def load(self, tenant: str, name: str) -> Conversation | None:
         """Returns a conversation, or None where there is none. Raises ServingError."""
@@ -93,7 +95,7 @@ class ConversationStore:
             row = self._find(database, tenant, name)
             return row and Conversation(name, row[0], msgspec.json.decode(row[1]))
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
     async def update(self, tenant: str, name: str, metadata: dict[str, str]) -> Conversation | None:
         """Returns a conversation with its new metadata, or None. Raises ServingError."""
@@ -110,7 +112,7 @@ class ConversationStore:
             make_room(database, self._settings, now)
             return Conversation(name, row[0], metadata)
 
-        return await self._database.run(work)
+        return await self._database.write(work)
 
     async def delete(self, tenant: str, name: str) -> bool:
         """Returns whether there was such a conversation. Its bytes are overwritten on disk.
@@ -126,7 +128,7 @@ class ConversationStore:
                 ).rowcount
             )
 
-        return await self._database.run(work)
+        return await self._database.write(work)
 
     async def items(self, tenant: str, name: str, max_bytes: int) -> list[Json] | None:
         """Returns every item, the oldest first; None where there is no such conversation.
@@ -140,14 +142,22 @@ class ConversationStore:
                 return None
             if row[2] > max_bytes:
                 raise _too_large(max_bytes)
-            database.execute("UPDATE conversations SET used = ? WHERE id = ?", (self._now(), name))
             rows = database.execute(
                 "SELECT body FROM conversation_items WHERE conversation = ? ORDER BY number",
                 (name,),
             )
             return [msgspec.json.decode(body) for (body,) in rows]
 
-        return await self._database.run(work)
+        def touch(database: sqlite3.Connection) -> None:
+            database.execute(
+                "UPDATE conversations SET used = max(used, ?) WHERE id = ?", (now, name)
+            )
+
+        now = self._now()
+        found = await self._database.read(work)
+        if found is not None:
+            self._database.write_behind(touch)
+        return found
 
     async def page(
         self, tenant: str, name: str, *, limit: int, newest_first: bool, after: str | None
@@ -182,7 +192,7 @@ class ConversationStore:
             found = [msgspec.json.decode(body) for (body,) in rows]
             return Page(found[:limit], len(found) > limit)
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
     async def add(self, tenant: str, name: str, items: Sequence[Json], max_bytes: int) -> bool:
         """Returns whether there is such a conversation; the items are at its end.
@@ -205,7 +215,7 @@ class ConversationStore:
 
         hold = self.hold(tenant, name)
         try:
-            return await self._database.run(work)
+            return await self._database.write(work)
         finally:
             hold.release()
 
@@ -221,7 +231,7 @@ class ConversationStore:
             ).fetchone()
             return row and msgspec.json.decode(row[0], type=Json)
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
     async def remove(self, tenant: str, name: str, item_id: str) -> Conversation | None:
         """Returns the conversation without the item; None where there was none of them.
@@ -248,7 +258,7 @@ class ConversationStore:
 
         hold = self.hold(tenant, name)
         try:
-            return await self._database.run(work)
+            return await self._database.write(work)
         finally:
             hold.release()
 

@@ -5,13 +5,17 @@ brought; the items of the whole chain are read with one query.
 
 Whatever must go goes by the time of its last use, and a use of a response is a use of all those
 before it, so a chain loses its latest responses first and never its middle.
+
+A response in the making has two bodies: what is true while the process lives that makes it, and
+what is true should that end before. Its end is written only where it is still in the making, so
+one that was deleted meanwhile does not come back.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,18 +40,21 @@ _CHAIN_BYTES = f"{_CHAIN} SELECT sum(bytes) FROM chain JOIN responses USING (id)
 _CHAIN_ROWS = f"""{_CHAIN}
 SELECT r.body, r.input, r.previous FROM chain JOIN responses r USING (id) ORDER BY depth DESC
 """  # noqa: S608
-_CHAIN_TOUCH = f"{_CHAIN} UPDATE responses SET used = :now WHERE id IN (SELECT id FROM chain)"  # noqa: S608
+_CHAIN_TOUCH = f"""{_CHAIN}
+UPDATE responses SET used = max(used, :now) WHERE id IN (SELECT id FROM chain)
+"""  # noqa: S608
 
 
 class Stored(NamedTuple):
     """One response: the object as it was sent, as JSON, and the items of its own input.
 
-    `events` is what its stream was, for one whose stream is kept.
+    `events` is what its stream was, for one whose stream is kept. `running`: a process makes it.
     """
 
     body: bytes
     input: list[Json]
     events: bytes | None
+    running: bool
 
 
 class ResponseStore:
@@ -58,6 +65,28 @@ class ResponseStore:
         self._settings = settings
         self._now = now
 
+    async def begin(
+        self, tenant: str, body: Json, items: Sequence[Json], *, lost: Json, events: bytes | None
+    ) -> bool:
+        """Returns whether a response that this process makes now is on disk, as `save` does.
+
+        It is read as `body` while this process lives, and then, unless it is saved before, as
+        `lost`. Raises ServingError.
+        """
+
+        def work(database: sqlite3.Connection) -> bool:
+            now = self._now()
+            number = self._put(database, tenant, lost, items, events, now)
+            if not self._fits(database, number, now):
+                return False
+            database.execute(
+                "INSERT INTO running (id, owner, body) VALUES (?, ?, ?)",
+                (body["id"], self._database.owner.name(), msgspec.json.encode(body)),
+            )
+            return True
+
+        return await self._database.write(work)
+
     async def save(
         self,
         tenant: str,
@@ -67,28 +96,28 @@ class ResponseStore:
         kept: bool = True,
         conversation: str | None = None,
         events: bytes | None = None,
+        begun: bool = False,
     ) -> bool:
         """Returns whether the response, and the items of its own input, are on disk now.
 
-        It takes the place of one with the same id, unless it is not to be `kept`. `events` is what
-        its stream was, for one whose stream can be read later. Its items are
-        added to the conversation in the same transaction. It is not on disk where it alone, or its
-        chain, is larger than the store may be.
+        It is the end of one that has `begun` there. `events` is what its stream was, for one whose
+        stream can be read later. Its items are added to the conversation in the same transaction,
+        also where it is not to be `kept` itself. It is not on disk where it alone, or its chain, is
+        larger than the store may be. Of one that has begun and was deleted, nothing is written.
+        Raises ServingError.
         """
 
         def work(database: sqlite3.Connection) -> bool:
-            now = self._now()
-            number = self._put(database, tenant, body, items, events, now) if kept else None
+            now, number = self._now(), None
+            if begun and self._runs(database, body["id"]) is None:
+                return False
+            if kept:
+                number = self._put(database, tenant, body, items, events, now)
             if conversation is not None:
                 append_items(database, tenant, conversation, [*items, *body["output"]], now)
-            make_room(database, self._settings, now)
-            row = database.execute("SELECT 1 FROM responses WHERE number = ?", (number,))
-            return row.fetchone() is not None
+            return self._fits(database, number, now)
 
-        try:
-            return await self._database.run(work)
-        except ServingError:
-            return False
+        return await self._database.write(work)
 
     async def load(self, tenant: str, response_id: str) -> Stored | None:
         """Returns a response, or None where there is none. Raises ServingError."""
@@ -102,18 +131,22 @@ class ResponseStore:
             if row is None:
                 return None
             events = None if row[2] is None else zlib.decompress(row[2])
-            return Stored(row[0], msgspec.json.decode(row[1]), events)
+            now = self._runs(database, response_id)
+            body = row[0] if now is None else now
+            return Stored(body, msgspec.json.decode(row[1]), events, now is not None)
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
     async def chain(self, tenant: str, response_id: str, max_bytes: int) -> list[Json] | None:
         """Returns the items, input and output, of a response and of all before it, oldest first.
 
         None where the response or one before it is not there. Raises ServingError, also for more
-        than `max_bytes`.
+        than `max_bytes`, and for a response that a process makes.
         """
 
         def work(database: sqlite3.Connection) -> list[Json] | None:
+            if self._runs(database, response_id):
+                raise unfinished()
             key = {"id": response_id, "tenant": tenant, "since": self._since()}
             (size,) = database.execute(_CHAIN_BYTES, key).fetchone()
             if size is not None and size > max_bytes:
@@ -125,14 +158,20 @@ class ResponseStore:
             rows = database.execute(_CHAIN_ROWS, key).fetchall()
             if not rows or rows[0][2] is not None:
                 return None
-            self._touch(database, tenant, response_id, self._now())
             items: list[Json] = []
             for body, given, _ in rows:
                 items += msgspec.json.decode(given)
                 items += msgspec.json.decode(body)["output"]
             return items
 
-        return await self._database.run(work)
+        def touch(database: sqlite3.Connection) -> None:
+            self._touch(database, tenant, response_id, now)
+
+        now = self._now()
+        found = await self._database.read(work)
+        if found is not None:
+            self._database.write_behind(touch)
+        return found
 
     async def items(self, tenant: str, ids: Sequence[str]) -> dict[str, Json]:
         """Returns those of the items, of responses and conversations, that are there, by id.
@@ -147,7 +186,7 @@ class ResponseStore:
                     found.update(self._item(database, tenant, name))
             return {name: found[name] for name in ids if name in found}
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
     async def delete(self, tenant: str, response_id: str) -> bool:
         """Returns whether there was such a response; its bytes are overwritten on disk.
@@ -163,7 +202,43 @@ class ResponseStore:
                 ).rowcount
             )
 
-        return await self._database.run(work)
+        return await self._database.write(work)
+
+    async def call_off(self, response_id: str) -> None:
+        """Tells the process that makes a response to end it. Raises ServingError."""
+
+        def work(database: sqlite3.Connection) -> None:
+            database.execute("UPDATE running SET called_off = 1 WHERE id = ?", (response_id,))
+
+        await self._database.write(work)
+
+    async def wanted(self, ids: Collection[str]) -> set[str]:
+        """Returns those of the responses in the making that nobody has called off or deleted.
+
+        Raises ServingError.
+        """
+
+        def work(database: sqlite3.Connection) -> set[str]:
+            rows = database.execute("SELECT id FROM running WHERE NOT called_off").fetchall()
+            return {name for (name,) in rows} & set(ids)
+
+        return await self._database.read(work)
+
+    def _fits(self, database: sqlite3.Connection, number: int | None, now: float) -> bool:
+        """Returns whether the response of that number is there when the bounds hold."""
+        for (owner,) in database.execute("SELECT DISTINCT owner FROM running").fetchall():
+            if not self._database.owner.lives(owner):
+                database.execute("DELETE FROM running WHERE owner = ?", (owner,))
+        make_room(database, self._settings, now)
+        row = database.execute("SELECT 1 FROM responses WHERE number = ?", (number,))
+        return row.fetchone() is not None
+
+    def _runs(self, database: sqlite3.Connection, response_id: str) -> bytes | None:
+        """Returns the body of a response while the process lives that makes it, else None."""
+        row = database.execute(
+            "SELECT owner, body FROM running WHERE id = ?", (response_id,)
+        ).fetchone()
+        return row[1] if row is not None and self._database.owner.lives(row[0]) else None
 
     def _put(
         self,
@@ -216,5 +291,15 @@ class ResponseStore:
     def _touch(
         self, database: sqlite3.Connection, tenant: str, response_id: str, now: float
     ) -> None:
-        key = {"id": response_id, "tenant": tenant, "since": self._since(), "now": now}
+        begin = since(self._settings, now)
+        key = {"id": response_id, "tenant": tenant, "since": begin, "now": now}
         database.execute(_CHAIN_TOUCH, key)
+
+
+def unfinished() -> ServingError:
+    """Returns the error for a conversation that is to go on from a response in the making."""
+    return ServingError(
+        ErrorKind.INVALID_VALUE,
+        "That response has not come to its end.",
+        param="previous_response_id",
+    )

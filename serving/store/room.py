@@ -7,7 +7,7 @@ import sqlite3
 from serving.settings import Store
 
 _OLDEST = """
-SELECT used, number, bytes, 'responses' FROM responses
+SELECT used, number, bytes, 'responses' FROM responses WHERE id NOT IN (SELECT id FROM running)
 UNION ALL SELECT used, number, bytes, 'conversations' FROM conversations
 ORDER BY 1, 2 DESC
 """
@@ -21,10 +21,14 @@ def since(settings: Store, now: float) -> float:
 def make_room(database: sqlite3.Connection, settings: Store, now: float) -> None:
     """Deletes what is too old, then what was used longest ago, until the bounds hold.
 
-    The bound of bytes is one for responses and conversations together.
+    The bound of bytes is one for responses and conversations together. A response in the making
+    stays: its end would find no place.
     """
     for table in ("responses", "conversations"):
-        database.execute(f"DELETE FROM {table} WHERE used < ?", (since(settings, now),))  # noqa: S608
+        database.execute(
+            f"DELETE FROM {table} WHERE used < ? AND id NOT IN (SELECT id FROM running)",  # noqa: S608
+            (since(settings, now),),
+        )
     most = {"responses": settings.max_responses, "conversations": settings.max_conversations}
     counts: dict[str, int] = {}
     size = 0
@@ -36,7 +40,10 @@ def make_room(database: sqlite3.Connection, settings: Store, now: float) -> None
     doomed: dict[str, list[tuple[int]]] = {table: [] for table in most}
     oldest = database.execute(_OLDEST)
     while size > settings.max_bytes or any(counts[table] > most[table] for table in most):
-        _, number, freed, table = oldest.fetchone()
+        row = oldest.fetchone()
+        if row is None:
+            break
+        _, number, freed, table = row
         if size > settings.max_bytes or counts[table] > most[table]:
             doomed[table].append((number,))
             counts[table], size = counts[table] - 1, size - freed

@@ -241,10 +241,11 @@ class Text(Answer):
 
 
 class Health(Answer):
-    """The state of the engine in a word."""
+    """The state of the engine in a word, and of the store, where that matters."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"]
     engine: str
+    store: Literal["ok", "read_only", "unavailable"] | None = None
 
 
 class Open(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from serving.api.responses.object import Body, ResponseObject
@@ -13,13 +13,22 @@ from serving.api.responses.tape import Tape
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.pipeline import Events
+from serving.store.responses import unfinished
+
+SAVE_SECONDS = 5.0
+"""From one try to save an end to the next, where the store cannot be used."""
+WATCH_SECONDS = 1.0
+"""How often it is looked whether another process has deleted or cancelled what runs here."""
+
+Wanted = Callable[[Collection[str]], Awaitable[set[str]]]
+"""Returns those of the responses in the making that nobody has called off. Raises ServingError."""
 
 
 class Save(Protocol):
     """Keeps a response as it is, and what its stream was, where it has one."""
 
     async def __call__(self, body: Body, events: bytes | None = None) -> bool:
-        """Returns whether the response can be had again."""
+        """Returns whether the response can be had again. Raises ServingError."""
         ...
 
 
@@ -33,12 +42,20 @@ class Making:
         self.output = output
         self.cancelled = False
         self.ending = False
+        self.ended = asyncio.Event()
+        """Set when the end can be read: it is saved, or could not be at the first try."""
+        self.final: Body | None = None
         self.tape = Tape()
         self.streamed = stream is not None
         self._stream = stream
         self._begun = False
         if stream is not None:
             self.tape.add(stream.queue())
+
+    @property
+    def body(self) -> Body:
+        """The response as it is now."""
+        return self.response.running(self.output) if self.final is None else self.final
 
     def take(self, events: list[ChoiceEvent]) -> None:
         """Takes the next events of the engine."""
@@ -50,14 +67,26 @@ class Making:
         self.tape.add(start + self._stream.encode(events))
 
     async def end(self, failure: Exception | None, now: float, save: Save) -> None:
-        """Saves the response as it is in the end, and then tells the readers of its stream."""
+        """Saves the response as it is in the end, and then tells those who wait for it.
+
+        Where it cannot be saved they are told, too, and it is tried again.
+        """
         body, last = self._ending(failure, now)
-        if self._stream is None:
-            await save(body)
-            return
-        await save(body, self.tape.since(0)[0] + last)
-        self.tape.add(last)
-        self.tape.end()
+        events = None if self._stream is None else self.tape.since(0)[0] + last
+        saved = False
+        while not saved:
+            try:
+                await save(body, events)
+                saved = True
+            except ServingError:
+                pass
+            if self.final is None:
+                self.final = body
+                self.tape.add(last)
+                self.tape.end()
+                self.ended.set()
+            if not saved:
+                await asyncio.sleep(SAVE_SECONDS)
 
     def _ending(self, failure: Exception | None, now: float) -> tuple[Body, bytes]:
         response, output, stream = self.response, self.output, self._stream
@@ -72,16 +101,22 @@ class Making:
 class Background:
     """The responses that run in the background. Their end is saved, whatever it is.
 
-    Not more can run and wait than admission lets in. `now` is the time of day in seconds. `on_bug`
-    is told of a failure that nobody foresaw, with the id of the response that it ended.
+    Not more can run and wait than admission lets in. `now` is the time of day in seconds. `wanted`
+    tells which of them other processes have not deleted or cancelled. `on_bug` is told of a failure
+    that nobody foresaw, with the id of the response that it ended.
     """
 
     def __init__(
-        self, now: Callable[[], float], on_bug: Callable[[str, BaseException], None]
+        self,
+        now: Callable[[], float],
+        wanted: Wanted,
+        on_bug: Callable[[str, BaseException], None],
     ) -> None:
         self._now = now
+        self._wanted = wanted
         self._on_bug = on_bug
         self._running: dict[str, tuple[Making, asyncio.Task[None]]] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     def start(
         self, events: Events, making: Making, save: Save, release: Callable[[], None]
@@ -93,41 +128,83 @@ class Background:
         def over(task: asyncio.Task[None]) -> None:
             self._running.pop(name)
             making.tape.end()
+            making.ended.set()
             release()
             if not task.cancelled() and (bug := task.exception()) is not None:
                 self._on_bug(name, bug)
 
         task.add_done_callback(over)
         self._running[name] = making, task
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch(), name="background-watch")
 
     def body(self, response_id: str) -> Body | None:
-        """Returns a response as it is now, or None when it does not run."""
+        """Returns a response as it is now, or None when it is not in the making here."""
         running = self._running.get(response_id)
-        return None if running is None else running[0].response.running(running[0].output)
+        return None if running is None else running[0].body
+
+    def require_saved(self, response_id: str) -> None:
+        """Raises ServingError for a response that cannot be continued, because it runs or its end
+        is not saved."""
+        running = self._running.get(response_id)
+        if running is None:
+            return
+        if running[0].final is None:
+            raise unfinished()
+        raise ServingError(
+            ErrorKind.STORE_UNAVAILABLE,
+            "The end of that response is not stored yet.",
+            param="previous_response_id",
+            retry_after_seconds=SAVE_SECONDS,
+        )
 
     def tape(self, response_id: str) -> Tape | None:
         """Returns the events of a response that runs and was begun as a stream, or None."""
         running = self._running.get(response_id)
         return running[0].tape if running is not None and running[0].streamed else None
 
-    async def cancel(self, response_id: str) -> bool:
-        """Returns whether the response was running; it has come to its end and is saved."""
+    async def cancel(self, response_id: str) -> Body | None:
+        """Returns a response that was running, at its end; None when it was not."""
         if response_id not in self._running:
-            return False
+            return None
         making, task = self._running[response_id]
-        if not making.ending:
-            making.cancelled = True
-            task.cancel()
-        await asyncio.wait({task})
-        return True
+        self._call_off(making, task)
+        await making.ended.wait()
+        return making.body
+
+    def forget(self, response_id: str) -> None:
+        """Lets go of a response that has ended, and has been deleted before it was saved."""
+        running = self._running.get(response_id)
+        if running is not None and running[0].ended.is_set():
+            running[1].cancel()
 
     async def stop(self) -> None:
         """Ends what runs. What has no end of its own by now is saved as failed."""
+        if self._watching is not None:
+            self._watching.cancel()
         for making, task in self._running.values():
-            if not making.ending:
+            if making.ended.is_set() or not making.ending:
                 task.cancel()
         if self._running:
             await asyncio.wait({task for _, task in self._running.values()})
+
+    def _call_off(self, making: Making, task: asyncio.Task[None]) -> None:
+        if not making.ending:
+            making.cancelled = True
+            task.cancel()
+
+    async def _watch(self) -> None:
+        """Ends what other processes have deleted or cancelled, as long as anything runs."""
+        while self._running:
+            await asyncio.sleep(WATCH_SECONDS)
+            before = dict(self._running)
+            try:
+                wanted = await self._wanted(before)
+            except ServingError:
+                continue
+            for name, (making, task) in before.items():
+                if name not in wanted and not making.ending:
+                    self._call_off(making, task)
 
     async def _run(self, making: Making, events: Events, save: Save) -> None:
         failure: Exception | None = None

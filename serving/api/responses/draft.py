@@ -89,6 +89,7 @@ class Draft:
         self._hold = hold
         self._recent, self._history = asking.recent, context.history
         self._generate = asking.generate
+        self._begun = False
         self._items: list[Json] = []
         self._saved = self._kept or self._conversation is not None or self._recent is not None
         if self._saved:
@@ -126,13 +127,21 @@ class Draft:
     async def prepared_in(self, background: Background) -> Prepared:
         """Returns the beginning of an answer that is made in the background, or its stream.
 
-        What is stored first is what is true should the process end. Raises ServingError when it
-        cannot be stored.
+        What is stored first is also what is true should the process end. Raises ServingError when
+        it cannot be stored.
         """
         response, output = self._response, self._output
-        before = response.failed(output, stopped())
-        if not await self._save(before, b"" if self._stream else None):
-            raise ServingError(ErrorKind.INTERNAL, "The store of responses cannot be used.")
+        if not await self._stores.responses.begin(
+            TENANT,
+            response.begun(),
+            self._items,
+            lost=response.failed(output, stopped()),
+            events=b"" if self._stream else None,
+        ):
+            raise ServingError(
+                ErrorKind.BODY_TOO_LARGE, "The conversation is larger than the store may be."
+            )
+        self._begun = True
         making = Making(response, output, self._stream)
 
         def run(accepted: float) -> Events:
@@ -163,7 +172,10 @@ class Draft:
         return rounds.events(accepted)
 
     async def _save(self, body: Body, events: bytes | None = None) -> bool:
-        """Returns whether the response can be had again. One that is an answer is a turn."""
+        """Returns whether the response can be had again. One that is an answer is a turn.
+
+        Raises ServingError.
+        """
         ended = body["status"] in ("completed", "incomplete")
         if ended and self._recent is not None:
             items = [*self._items, *body["output"]]
@@ -177,6 +189,7 @@ class Draft:
             kept=self._kept,
             conversation=self._conversation if ended else None,
             events=events,
+            begun=self._begun,
         )
 
     def _release(self) -> None:

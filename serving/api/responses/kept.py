@@ -120,12 +120,7 @@ async def _chain(
     name: str, stores: Stores, background: Background, settings: Settings
 ) -> list[Json]:
     """Returns the items of a response and of all before it. Raises ServingError."""
-    if background.body(name) is not None:
-        raise ServingError(
-            ErrorKind.INVALID_VALUE,
-            "That response has not come to its end.",
-            param="previous_response_id",
-        )
+    background.require_saved(name)
     found = None
     if settings.store.enabled:
         found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
@@ -185,8 +180,16 @@ async def keeping(
     """Yields `events`, and saves the response before its end is told.
 
     One that failed, whatever the reason, is saved where its id has been told: after the first
-    events. One whose client has left is not. In the end `release` is called.
+    events. One whose client has left is not. What cannot be saved is told all the same, and says
+    so. In the end `release` is called.
     """
+
+    async def keep(body: Json) -> None:
+        try:
+            response.stored = await save(body)
+        except ServingError:
+            response.leave_out()
+
     told = False
     try:
         async for batch in events:
@@ -194,10 +197,10 @@ async def keeping(
             told = True
     except Exception as error:
         if told:
-            response.stored = await save(response.failed(output, public_error(error)))
+            await keep(response.failed(output, public_error(error)))
         raise
     else:
-        response.stored = await save(response.ended(output, now()))
+        await keep(response.ended(output, now()))
     finally:
         release()
         await events.aclose()

@@ -36,6 +36,12 @@ class ResponseObject:
         self._ended: int | None = None
         self._asked = _echo(request, settings)
 
+    def leave_out(self) -> None:
+        """Makes the object say that it is in no store, and its items in no conversation."""
+        self.stored = False
+        if "conversation" in self._asked:
+            self._asked["conversation"] = None
+
     def begun(self) -> Body:
         """Returns the object as it is before the first item."""
         return self._body("in_progress", [], None)

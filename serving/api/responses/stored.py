@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from starlette.types import Receive, Scope, Send
 
@@ -27,6 +29,9 @@ from serving.pipeline import Events
 from serving.store.responses import ResponseStore, Stored
 
 ROUTE = "responses.stored"
+_LOOK_SECONDS = 0.25
+"""From one look at what another process makes to the next."""
+_LOOKS = 40
 
 
 class StoredResponse:
@@ -45,6 +50,7 @@ class StoredResponse:
             await self._background.cancel(response_id)
             if not await self._store.delete(TENANT, response_id):
                 raise _missing()
+            self._background.forget(response_id)
             await reply_json(send, {"id": response_id, "object": "response", "deleted": True})
             return
         query = query_of(scope)
@@ -86,13 +92,28 @@ class StoredResponse:
                     param="stream",
                 )
             tape = Tape()
-            if stored.events:
-                tape.add(stored.events)
-            else:  # its process ended before it: what it told is not known, its failure is
-                tape.add(_failure(stored.body, start))
-                start = 0
-            tape.end()
+            playback = Playback(tape, start)
+            return playback, self._recorded(response_id, stored, tape, playback, start)
         return Playback(tape, start), tape.ticks()
+
+    async def _recorded(
+        self, response_id: str, stored: Stored, tape: Tape, playback: Playback, start: int
+    ) -> Events:
+        """Yields nothing at once, and again when the events of a stored response are on the tape.
+
+        Those of one that another process makes are there when it has ended.
+        """
+        yield []
+        while stored.running:
+            await asyncio.sleep(_LOOK_SECONDS)
+            stored = await _load(self._store, response_id)
+        if stored.events:
+            tape.add(stored.events)
+        else:  # its process ended before it: what it told is not known, its failure is
+            tape.add(_failure(stored.body, start))
+            playback.rewind()
+        tape.end()
+        yield []
 
 
 class InputItems:
@@ -136,8 +157,13 @@ class CancelledResponse:
         """Answers one request. Raises ServingError."""
         exchange_of(scope, ROUTE)
         response_id = scope["path_params"]["id"]
-        await self._background.cancel(response_id)
+        ended = await self._background.cancel(response_id)
+        if ended is not None:
+            await reply_json(send, ended)
+            return
         stored = await _load(self._store, response_id)
+        if stored.running:
+            stored = await self._cancel_elsewhere(response_id)
         if not msgspec.json.decode(stored.body)["background"]:
             raise ServingError(
                 ErrorKind.INVALID_VALUE,
@@ -145,6 +171,16 @@ class CancelledResponse:
                 "close its connection.",
             )
         await reply(send, 200, stored.body, b"application/json")
+
+    async def _cancel_elsewhere(self, response_id: str) -> Stored:
+        """Returns a response that another process was making, as a rule at its end."""
+        await self._store.call_off(response_id)
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_SECONDS)
+            stored = await _load(self._store, response_id)
+            if not stored.running:
+                break
+        return stored
 
 
 async def _load(store: ResponseStore, response_id: str) -> Stored:

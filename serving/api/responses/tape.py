@@ -55,6 +55,10 @@ class Playback:
         self._tape = tape
         self._next = start
 
+    def rewind(self) -> None:
+        """Goes back to the first event of the tape."""
+        self._next = 0
+
     def begin(self) -> bytes:
         """Returns nothing: the tape has the beginning."""
         return b""

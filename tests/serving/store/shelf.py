@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from serving.settings import Store
+from serving.store.access import Change, Way
+from serving.store.failure import Reason
 from serving.store.stores import Stores
 
 TENANT = "acme"
@@ -29,7 +33,8 @@ class Shelf:
     def __init__(self, path: Path, stack: AsyncExitStack) -> None:
         self.path = path
         self.clock = Clock()
-        self.failures: list[str] = []
+        self.changes: list[Change] = []
+        self.undone: list[tuple[Way, Reason]] = []
         self._stack = stack
 
     def open(self, **settings: Any) -> Stores:
@@ -38,7 +43,8 @@ class Shelf:
             self.path,
             Store(**settings),
             now=self.clock,
-            on_failure=self.failures.append,
+            on_change=self.changes.append,
+            on_failure=lambda *failure: self.undone.append(failure),
         )
         self._stack.push_async_callback(stores.close)
         return stores
@@ -47,3 +53,14 @@ class Shelf:
 def item(name: str, text: str = "") -> dict[str, Any]:
     """Returns an item with an id and a text."""
     return {"id": name, "type": "message", "text": text}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of writers, as another process does."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.close()

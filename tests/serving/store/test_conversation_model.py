@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.settings import Store
+from serving.store.access import Change
 from serving.store.stores import Stores
 from tests.serving.store.shelf import PLENTY, TENANT, Clock, item
 
@@ -74,10 +75,16 @@ async def compare_pages(
 def test_it_is_a_list(steps: list[Step]) -> None:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "kept.sqlite3"
-        failures: list[str] = []
+        changes: list[Change] = []
 
         async def run() -> None:
-            stores = Stores(path, Store(), now=Clock(), on_failure=failures.append)
+            stores = Stores(
+                path,
+                Store(),
+                now=Clock(),
+                on_change=changes.append,
+                on_failure=lambda way, reason: None,
+            )
             expected = await play(stores, steps)
             assert await stores.conversations.items(TENANT, "c", PLENTY) == expected
             await stores.close()
@@ -87,4 +94,4 @@ def test_it_is_a_list(steps: list[Step]) -> None:
             assert size == sum(len(msgspec.json.encode(one)) for one in expected)
 
         asyncio.run(run())
-        assert not failures
+        assert not changes

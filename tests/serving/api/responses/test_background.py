@@ -152,18 +152,6 @@ async def test_a_bug_is_read_as_a_failure_without_a_word_of_it(
     assert not caplog.records
 
 
-async def test_what_the_end_of_the_process_cuts_off_has_failed(
-    start: Start, path: Path, vocabulary: Vocabulary
-) -> None:
-    first = await start(store={"path": str(path)})
-    response_id, _ = await begin(first)
-    # Another process on the same file sees what stands there should this one be killed.
-    second = await start(store={"path": str(path)})
-    lost = await read(second, response_id)
-    assert lost["status"] == "failed"
-    assert "stopped" in lost["error"]["message"]
-
-
 async def test_what_is_not_stored_is_refused(api: Api) -> None:
     body = {"model": MODEL, "input": "Hello", "background": True, "store": False}
     response = await api.client.post("/v1/responses", json=body)
@@ -177,7 +165,9 @@ async def test_without_a_store_there_is_none(start: Start, tmp_path: Path) -> No
     assert (response.status_code, response.json()["error"]["param"]) == (400, "background")
     (tmp_path / "file").write_text("no directory")
     broken = await start(store={"path": str(tmp_path / "file" / "x")})
-    assert (await broken.client.post("/v1/responses", json=body)).status_code == 500
+    refused = await broken.client.post("/v1/responses", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+    assert int(refused.headers["retry-after"]) >= 1
     assert not broken.engine.opened
 
 
