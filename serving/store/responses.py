@@ -137,6 +137,19 @@ class ResponseStore:
 
         return await self._database.read(work)
 
+    async def has(self, tenant: str, ids: Collection[str]) -> bool:
+        """Returns whether all of these responses are there. Raises ServingError."""
+
+        def work(database: sqlite3.Connection) -> bool:
+            rows = database.execute(
+                "SELECT count(*) FROM json_each(?) JOIN responses ON responses.id = value "
+                "WHERE tenant = ? AND used >= ?",
+                (msgspec.json.encode([*ids]).decode(), tenant, self._since()),
+            )
+            return bool(rows.fetchone()[0] == len(ids))
+
+        return await self._database.read(work)
+
     async def chain(self, tenant: str, response_id: str, max_bytes: int) -> list[Json] | None:
         """Returns the items, input and output, of a response and of all before it, oldest first.
 

@@ -88,6 +88,7 @@ class Draft:
         self._conversation = request.conversation
         self._hold = hold
         self._recent, self._history = asking.recent, context.history
+        self._earlier_stored = context.stored
         self._generate = asking.generate
         self._begun = False
         self._items: list[Json] = []
@@ -177,9 +178,17 @@ class Draft:
         Raises ServingError.
         """
         ended = body["status"] in ("completed", "incomplete")
-        if ended and self._recent is not None:
-            items = [*self._items, *body["output"]]
-            self._recent.remember(body["id"], self._history, items)
+        stored = False
+        try:
+            stored = await self._store(body, events, ended)
+        finally:
+            if ended and self._recent is not None:
+                items = [*self._items, *body["output"]]
+                names = self._earlier_stored | ({body["id"]} if stored else frozenset())
+                self._recent.remember(body["id"], self._history, items, names)
+        return stored
+
+    async def _store(self, body: Body, events: bytes | None, ended: bool) -> bool:
         if not self._kept and self._conversation is None:
             return False
         return await self._stores.responses.save(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,8 @@ class Context:
     """Stored items by their ids."""
     history: list[Json]
     """`earlier`, as it is stored."""
+    stored: frozenset[str] = frozenset()
+    """The ids of the stored responses in `earlier`, as far as the connection knows them."""
 
 
 def require_store(request: History, settings: Settings, recent: Recent | None = None) -> None:
@@ -93,10 +95,15 @@ async def read_context(
     A response is looked for among the `recent` ones of the connection, and then in the store.
     """
     earlier: list[Json] = []
+    stored: frozenset[str] = frozenset()
     if request.previous_response_id is not None:
-        found = None if recent is None else recent.chain(request.previous_response_id)
-        if found is None:
-            found = await _chain(request.previous_response_id, stores, background, settings)
+        name = request.previous_response_id
+        found = None if recent is None else recent.chain(name)
+        if recent is not None and found is not None:
+            stored = recent.stored(name)
+        if found is None or await _is_deleted(stored, stores):
+            found = await _chain(name, stores, background, settings)
+            stored = frozenset({name})
         earlier = found
     elif request.conversation is not None:
         found = await stores.conversations.items(
@@ -113,7 +120,15 @@ async def read_context(
         named = references(own).values()
         items = iter(_ITEMS.validate_python([referenced[name] for name in named]))
         own = [next(items) if isinstance(item, ItemReference) else item for item in own]
-    return Context(_ITEMS.validate_python(earlier), own, referenced, earlier)
+    return Context(_ITEMS.validate_python(earlier), own, referenced, earlier, stored)
+
+
+async def _is_deleted(names: Collection[str], stores: Stores) -> bool:
+    """Returns whether one of these stored responses is gone; False where that cannot be known."""
+    try:
+        return bool(names) and not await stores.responses.has(TENANT, names)
+    except ServingError:
+        return False
 
 
 async def _chain(

@@ -13,13 +13,14 @@ Json = dict[str, Any]
 class Recent:
     """Responses by their ids, each with the items of its conversation; bounded in bytes.
 
-    Those that were made or continued longest ago go first.
+    Those that were made or continued longest ago go first. Of each is known which responses of its
+    conversation are stored: where one of them was deleted, it cannot be continued here either.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._size = 0
-        self._chains: dict[str, tuple[list[Json], int]] = {}
+        self._chains: dict[str, tuple[list[Json], int, frozenset[str]]] = {}
 
     def chain(self, response_id: str) -> list[Json] | None:
         """Returns the items, input and output, of a response and all before it, oldest first."""
@@ -29,11 +30,23 @@ class Recent:
         self._chains[response_id] = found
         return found[0]
 
-    def remember(self, response_id: str, earlier: Sequence[Json], added: Sequence[Json]) -> None:
-        """Keeps a response: the items before it, and its own."""
+    def stored(self, response_id: str) -> frozenset[str]:
+        """Returns the ids of the stored responses in the conversation of one."""
+        found = self._chains.get(response_id)
+        return frozenset() if found is None else found[2]
+
+    def remember(
+        self,
+        response_id: str,
+        earlier: Sequence[Json],
+        added: Sequence[Json],
+        stored: frozenset[str] = frozenset(),
+    ) -> None:
+        """Keeps a response: the items before it, its own, and which of its conversation are
+        stored."""
         items = [*earlier, *added]
         size = len(msgspec.json.encode(items))
-        self._chains[response_id] = items, size
+        self._chains[response_id] = items, size, stored
         self._size += size
         while self._size > self._max_bytes:
             oldest = next(iter(self._chains))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -16,6 +17,7 @@ from tests.serving.api.conftest import Start
 from tests.serving.api.responses.service import WEATHER
 from tests.serving.api.responses.sockets import answered, raw, tokens, turn
 from tests.serving.api.server import MODEL, Api, until
+from tests.serving.store.shelf import locked
 
 
 async def test_turns_follow_one_another_without_a_store(
@@ -74,6 +76,45 @@ async def test_what_is_stored_goes_on_over_http_and_back(
     )
     assert third[-1].type == "response.completed"
     assert "Over HTTP" in vocabulary.decode(stream.prompt)
+
+
+async def test_what_was_deleted_is_not_gone_on_with_from_memory(
+    api: Api, connection: AsyncResponsesConnection, vocabulary: Vocabulary
+) -> None:
+    first, _ = await turn(api, connection, vocabulary, input="One")
+    name = first[-1].response.id
+    second, _ = await turn(
+        api, connection, vocabulary, input="Two", store=False, previous_response_id=name
+    )
+    assert second[-1].type == "response.completed"
+    assert (await api.client.delete(f"/v1/responses/{name}")).status_code == 200
+    for previous in (name, second[-1].response.id):
+        await connection.response.create(model=MODEL, input="x", previous_response_id=previous)
+        (refused,) = await answered(connection)
+        assert refused.type == "error"
+        assert refused.error.code == "previous_response_not_found"
+
+
+async def test_a_connection_goes_on_while_the_store_is_locked(
+    start: Start, store: dict[str, Any], vocabulary: Vocabulary
+) -> None:
+    api = await start(store={**store, "wait_seconds": 0.1})
+    async with (
+        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{api.port}/v1", api_key="none") as client,
+        client.responses.connect() as connection,
+    ):
+        first, _ = await turn(api, connection, vocabulary, input="One")
+        with locked(Path(store["path"])):
+            second, _ = await turn(
+                api, connection, vocabulary, input="2", previous_response_id=first[-1].response.id
+            )
+            assert second[-1].response.store is False
+            name = second[-1].response.id
+            third, stream = await turn(
+                api, connection, vocabulary, input="3", previous_response_id=name
+            )
+            assert third[-1].type == "response.completed"
+            assert "Answer 1" in vocabulary.decode(stream.prompt)
 
 
 async def test_a_store_that_is_off_is_not_needed(start: Start, vocabulary: Vocabulary) -> None:
