@@ -238,6 +238,7 @@ def _failure(output: Output) -> ServingError:
 
 
 def _joined(earlier: list[Logprob] | None, later: list[Logprob] | None) -> list[Logprob] | None:
+    """Returns both; either is missing where an output had no tokens of that kind."""
     return earlier + later if earlier and later else earlier or later
 
 
@@ -249,13 +250,12 @@ def merge(batch: list[tuple[int, Output]]) -> list[tuple[int, Output]]:
         if first is None:
             merged[choice] = output
             continue
-        logprobs = None if first.logprobs is None else first.logprobs + (output.logprobs or [])
         merged[choice] = Output(
             output.id,
             first.tokens + output.tokens,
             output.finish,
             first.cached_tokens or output.cached_tokens,
-            logprobs,
+            _joined(first.logprobs, output.logprobs),
             output.fault,
             _joined(first.prompt_logprobs, output.prompt_logprobs),
         )

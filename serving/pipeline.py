@@ -90,9 +90,10 @@ class Pipeline:
             unfinished = len(choices)
             while unfinished:
                 batch = await watch.receive(stream)
-                record.last_token = self._clock()
-                if record.first_token is None:
-                    record.first_token = record.last_token
+                if any(output.tokens for _, output in batch):
+                    record.last_token = self._clock()
+                    if record.first_token is None:
+                        record.first_token = record.last_token
                 events: list[ChoiceEvent] = []
                 for index, output in batch if len(batch) == 1 else merge(batch):
                     choice = choices[index]
