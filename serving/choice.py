@@ -16,6 +16,8 @@ from serving.events import (
     Usage,
 )
 from serving.harmony.vocabulary import ORDINARY_TOKENS
+from serving.held import HeldAnswer
+from serving.job import Constraint
 from serving.runtime.messages import FaultKind, Logprob, Output
 from serving.stopping import StopScanner
 
@@ -73,8 +75,13 @@ class Choice:
         *,
         logprobs: bool,
         keep_tokens: bool = False,
+        held: Constraint | None = None,
     ) -> None:
-        """With `keep_tokens` the last event holds everything that was generated."""
+        """With `keep_tokens` the last event holds everything that was generated.
+
+        An answer that ends of itself and is not what it is `held` to is an error; so is a part of
+        one. One that a stop string has cut counts as one that a limit has cut.
+        """
         self.decoder = decoder
         self.reason: FinishReason | None = None
         self.completion_tokens = 0
@@ -84,6 +91,7 @@ class Choice:
         self._scanner = StopScanner(stop) if stop else None
         self._aligner = LogprobAligner() if logprobs else None
         self._tokens: list[int] | None = [] if keep_tokens else None
+        self._held = None if held is None else HeldAnswer(held)
 
     def feed(self, output: Output) -> list[Event]:
         """Returns the events of one output. Raises ServingError when the sequence failed."""
@@ -101,15 +109,36 @@ class Choice:
             if output.fault is not None or output.finish in ("error", "aborted"):
                 raise _failure(output)
             events += self._attached(self.decoder.finish())
+        cut = False
         if self._scanner is not None:
             events = self._scan(events, self._scanner)
+            cut = self._scanner.matched
+            if output.finish and not cut and (rest := self._scanner.flush()):
+                events.append(self._content(rest))
+        reason = "stop" if cut else self._natural_end(output)
+        if self._held is not None:
+            reason = self._judge(self._held, events, reason, cut=cut)
         if output.prompt_logprobs:
             events.insert(0, self._scored(output.prompt_logprobs))
-        if output.finish and self.reason is None:
-            if self._scanner is not None and (rest := self._scanner.flush()):
-                events.append(self._content(rest))
-            self._end(events, self._natural_end(output))
+        if reason is not None:
+            self._end(events, reason)
         return events
+
+    def _judge(
+        self, held: HeldAnswer, events: list[Event], reason: FinishReason | None, *, cut: bool
+    ) -> FinishReason | None:
+        """Returns the reason that a held answer ends for. Raises ServingError for a broken one."""
+        wrong = held.take(events)
+        if not wrong and reason in ("stop", "tool_calls"):
+            wrong = held.end()
+            if wrong and cut:
+                return "length"
+        if wrong:
+            raise ServingError(
+                ErrorKind.INVALID_OUTPUT,
+                f"The model's answer is not what the request holds it to: {wrong}. Try again.",
+            )
+        return reason
 
     def _scored(self, logprobs: Sequence[Logprob]) -> PromptLogprobs:
         first, self._scored_tokens = self._scored_tokens, self._scored_tokens + len(logprobs)
@@ -138,7 +167,9 @@ class Choice:
             cached_tokens=self.cached_tokens,
         )
 
-    def _natural_end(self, output: Output) -> FinishReason:
+    def _natural_end(self, output: Output) -> FinishReason | None:
+        if not output.finish:
+            return None
         if output.finish == "length":
             return "length"
         return "tool_calls" if self.decoder.tool_calls else "stop"
@@ -158,7 +189,6 @@ class Choice:
                 if text := scanner.feed(event.text):
                     seen.append(self._content(text))
                 if scanner.matched:
-                    self._end(seen, "stop")
                     return seen
             else:
                 # A stop string does not reach over the border of a message.

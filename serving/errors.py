@@ -52,6 +52,7 @@ class ErrorKind(Enum):
     INTERNAL = Mapping(500, "INTERNAL", "server_error", "internal_error")
     ENGINE_REQUEST = Mapping(500, "INTERNAL", "server_error", "engine_error")
     DEGENERATE_OUTPUT = Mapping(500, "INTERNAL", "server_error", "degenerate_output")
+    INVALID_OUTPUT = Mapping(500, "INTERNAL", "server_error", "invalid_output")
     OVERLOADED = Mapping(503, "UNAVAILABLE", "server_error", "overloaded")
     QUEUE_TIMEOUT = Mapping(503, "UNAVAILABLE", "server_error", "queue_timeout")
     ENGINE_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "engine_unavailable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,31 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """As `logprobs`, of the prompt's tokens: each given those before it, so not of the first."""
 
 
+class ToolForm(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that may be called; `schema` constrains its arguments, None leaves them free."""
+
+    name: str
+    schema: dict[str, Any] | None
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer must be. `tools` and the recipients in `built_in` may be called; `must_call`
+    rules the final message out; `limits_tools` says that others were shown to the model, and may
+    not be called; `schema` constrains the final message, None leaves it free."""
+
+    tools: tuple[ToolForm, ...] = ()
+    built_in: tuple[str, ...] = ()
+    must_call: bool = False
+    limits_tools: bool = False
+    schema: dict[str, Any] | None = None
+
+    @property
+    def binds(self) -> bool:
+        """False when any answer will do."""
+        strict = any(tool.schema is not None for tool in self.tools)
+        return self.must_call or self.limits_tools or strict or self.schema is not None
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may run: rendered to token ids, checked against the engine's limits.
 
@@ -63,10 +89,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the functions that the model may call."""
     built_in: frozenset[str] = frozenset()
     """Recipients of the built-in tools that the model may call: `python`, `browser.search`."""
+    held: Constraint | None = None
+    """What the answer is held to: `sampling.grammar` says the same to the engine."""
     grammar_param: str | None = None
-    """The request's field that asked for `sampling.grammar`, for an error about it to name."""
-    later_grammar: str | None = None
-    """What constrains the output after a call of a built-in tool, or None."""
+    """The request's field that asked for it, for an error about it to name."""
+    later_held: Constraint | None = None
+    """What the answer is held to after a call of a built-in tool."""
     harmony: bool = True
     """False: the output is plain text (raw completions)."""
     begun: bool = False

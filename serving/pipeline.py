@@ -159,6 +159,7 @@ class Pipeline:
             job.stop,
             logprobs=job.sampling.logprobs is not None,
             keep_tokens=bool(job.built_in),
+            held=job.held,
         )
 
     def _settle(self, record: Record, choices: list[Choice]) -> None:

@@ -100,7 +100,7 @@ def check(schema: object, path: str, bounds: Bounds) -> None:
         raise SchemaError(
             path, "has a $ref that leads back to itself with nothing between"
         ) from None
-    rules = Rules(lambda reference: _target(reference, schema))
+    rules = Rules(lambda reference: target(reference, schema))
     for here, node in checked:
         for name, message in rules.broken(node):
             raise SchemaError(f"{here}.{name}", message, supported=False)
@@ -109,7 +109,7 @@ def check(schema: object, path: str, bounds: Bounds) -> None:
 def _same_place(node: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[object]:
     """Yields the schemas that the very value of `node` must fit too, not a part of it."""
     if "$ref" in node:
-        yield _target(node["$ref"], root)
+        yield target(node["$ref"], root)
     for name in ("anyOf", "oneOf", "allOf"):
         yield from node.get(name) or ()
 
@@ -220,14 +220,14 @@ def _check_reference(reference: object, path: str, root: Mapping[str, Any]) -> N
     """Takes `#` and JSON pointers within the schema itself that lead to a schema."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise SchemaError(path, "must lead to a place in the schema itself, as #/$defs/name")
-    if not isinstance(_target(reference, root), dict):
+    if not isinstance(target(reference, root), dict):
         raise SchemaError(path, f"leads nowhere: {reference[:200]}")
 
 
-def _target(reference: str, root: Mapping[str, Any]) -> object:
+def target(reference: str, root: Mapping[str, Any]) -> object:
     """Returns what a local reference leads to, or None."""
-    target: object = root
+    found: object = root
     for part in reference[1:].split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
-        target = target.get(key) if isinstance(target, dict) else None
-    return target
+        found = found.get(key) if isinstance(found, dict) else None
+    return found

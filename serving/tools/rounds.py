@@ -27,6 +27,7 @@ from serving.events import (
     Usage,
 )
 from serving.harmony.built_in import continuation
+from serving.harmony.grammar import structural_tag
 from serving.harmony.vocabulary import Vocabulary
 from serving.job import Job, Lane
 from serving.pipeline import Events
@@ -156,8 +157,11 @@ class Rounds:
             job,
             prompt=prompt,
             sampling=msgspec.structs.replace(
-                job.sampling, max_tokens=max_tokens, grammar=job.later_grammar
+                job.sampling,
+                max_tokens=max_tokens,
+                grammar=job.later_held and structural_tag(job.later_held),
             ),
+            held=job.later_held,
             deadline_seconds=seconds,
             route=ROUND_ROUTE,
             begun=True,

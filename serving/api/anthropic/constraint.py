@@ -8,8 +8,9 @@ from typing import Any
 from serving.api.anthropic.schema import CountTokensRequest
 from serving.api.chat.constraint import Binding, check_schema, fits
 from serving.errors import ErrorKind, ServingError
-from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import ANY_OBJECT, structural_tag
 from serving.harmony.json_schema import Bounds
+from serving.job import Constraint, ToolForm
 from serving.settings import Limits
 
 FORMAT_NAME = "output"
@@ -40,7 +41,7 @@ def bind(request: CountTokensRequest, limits: Limits, *, constrains: bool) -> Bi
         tools=tuple(_tools(request, bounds)), must_call=_must_call(request), schema=schema
     )
     grammar = structural_tag(constraint)
-    return None if grammar is None else Binding(grammar, asking[0])
+    return None if grammar is None else Binding(constraint, grammar, asking[0])
 
 
 def output_schema(request: CountTokensRequest) -> dict[str, Any] | None:

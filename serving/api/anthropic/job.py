@@ -36,6 +36,7 @@ def make_job(
         id=job_id,
         prompt=prompt,
         sampling=make_sampling(request.sampling, max_tokens, None, binding and binding.grammar),
+        held=binding and binding.constraint,
         grammar_param=binding and binding.param,
         stop=tuple(request.stop_sequences or ()),
         tools=frozenset(tool.name for tool in conversation.tools),

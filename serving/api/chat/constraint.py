@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from serving.api.chat.built_in import NO_BUILT_IN, BuiltInUse
 from serving.api.chat.schema import AllowedTools, ChatRequest, NamedTool, ToolChoice
 from serving.errors import ErrorKind, ServingError
-from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import ANY_OBJECT, structural_tag
 from serving.harmony.json_schema import Bounds, SchemaError, check
+from serving.job import Constraint, ToolForm
 from serving.settings import Limits
 
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -23,8 +24,9 @@ _FORMAT_SCHEMA = "response_format.json_schema.schema"
 
 
 class Binding(NamedTuple):
-    """A structural tag, and the field that an error of its compilation names."""
+    """A constraint, its structural tag, and the field that an error of its compilation names."""
 
+    constraint: Constraint
     grammar: str
     param: str
 
@@ -63,7 +65,7 @@ def bind(
         schema=_answer_schema(request, bounds),
     )
     grammar = structural_tag(constraint)
-    return None if grammar is None else Binding(grammar, asking[0])
+    return None if grammar is None else Binding(constraint, grammar, asking[0])
 
 
 def require_tools_for_choice(request: ChatRequest) -> None:

@@ -16,7 +16,7 @@ from serving.api.sampling import (
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.render import render
-from serving.job import Job
+from serving.job import Constraint, Job
 from serving.runtime.messages import Ready
 from serving.settings import Settings
 
@@ -49,11 +49,10 @@ def make_job(
     return Job(
         id=job_id,
         prompt=prompt,
-        sampling=make_sampling(
-            request, max_tokens, logprobs, grammar=None if binding is None else binding.grammar
-        ),
-        grammar_param=None if binding is None else binding.param,
-        later_grammar=_later_grammar(request, settings, use, constrains=constrains),
+        sampling=make_sampling(request, max_tokens, logprobs, grammar=binding and binding.grammar),
+        held=binding and binding.constraint,
+        grammar_param=binding and binding.param,
+        later_held=_later_held(request, settings, use, constrains=constrains),
         choices=request.n or 1,
         stop=request.stops,
         tools=frozenset(tool.name for tool in conversation.tools),
@@ -62,15 +61,15 @@ def make_job(
     )
 
 
-def _later_grammar(
+def _later_held(
     request: ChatRequest, settings: Settings, use: BuiltInUse, *, constrains: bool
-) -> str | None:
+) -> Constraint | None:
     """Returns what holds the answer after a built-in call, which was all that had to be made."""
     if not use.callable:
         return None
     freed = request.model_copy(update={"tool_choice": freed_choice(request.tool_choice)})
     binding = bind(freed, settings.limits, constrains=constrains, use=use.freed())
-    return None if binding is None else binding.grammar
+    return binding and binding.constraint
 
 
 def _check_combinations(request: ChatRequest) -> None:

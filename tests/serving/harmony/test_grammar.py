@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import ANY_OBJECT, structural_tag
 from serving.harmony.vocabulary import (
     CALL,
     CHANNEL,
     CONSTRAIN,
     END,
     MESSAGE,
+    ORDINARY_TOKENS,
     RETURN,
     START,
     STOP_TOKENS,
     Vocabulary,
 )
+from serving.job import Constraint, ToolForm
 from serving.runtime.grammar.core import Compiler, Matcher
 
 CONTROL = {
@@ -196,3 +198,34 @@ def test_what_binds_nothing_has_no_grammar_and_equal_constraints_have_equal_ones
     assert structural_tag(ANSWER) == structural_tag(Constraint(schema=same))
     with pytest.raises(ValueError, match="no tool"):
         structural_tag(Constraint(must_call=True))
+
+
+TEXTS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "free": {"type": "string"},
+        "short": {"type": "string", "maxLength": 20},
+        "pattern": {"type": "string", "pattern": "^x.*[^a]$"},
+        "uri": {"type": "string", "format": "uri"},
+        "any": {},
+        "named": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+TEXTS["required"] = list(TEXTS["properties"])
+WHOLE = (
+    '{"free": "a <|end|> b", "short": "1 < 2", "pattern": "x<yz", "uri": "http://a.b/c",'
+    ' "any": [{"k": "<|"}, "||"], "named": {"n<|": ""}}'
+)
+
+
+def test_no_control_token_can_be_chosen_in_a_string(
+    compiler: Compiler, vocabulary: Vocabulary
+) -> None:
+    matcher = compiler.compile(structural_tag(Constraint(schema=TEXTS)) or "").matcher()
+    for token in tokens_of("<|channel|>final<|message|>", vocabulary):
+        assert matcher.accept(token)
+    for token in vocabulary.encode(WHOLE):
+        allowed = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")
+        assert not allowed[ORDINARY_TOKENS:].any()
+        assert matcher.accept(token)
+    assert matcher.accept(RETURN)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from serving.harmony.grammar import Constraint, structural_tag
+from serving.harmony.grammar import structural_tag
 from serving.harmony.multiples import can_be_held, in_other_words
+from serving.job import Constraint
 
 HALVES = {"type": "number", "multipleOf": 0.5, "minimum": 1, "exclusiveMaximum": 2.5}
 LISTED = {"enum": [1, 1.5, 2]}

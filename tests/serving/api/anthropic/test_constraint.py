@@ -13,8 +13,8 @@ from serving.api.anthropic.schema import MessagesRequest
 from serving.api.body import decode
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
-from serving.harmony.grammar import Constraint, ToolForm, structural_tag
-from serving.job import Job
+from serving.harmony.grammar import structural_tag
+from serving.job import Constraint, Job, ToolForm
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 from tests.serving.api.server import MODEL

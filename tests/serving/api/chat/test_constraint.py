@@ -10,7 +10,8 @@ import pytest
 
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
-from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import ANY_OBJECT, structural_tag
+from serving.job import Constraint, ToolForm
 from serving.settings import Limits, Settings
 from tests.serving.api.jobs import job_of, refusal, refusal_under
 from tests.serving.fake_engine import FakeEngine

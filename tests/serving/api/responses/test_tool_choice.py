@@ -17,9 +17,9 @@ from serving.api.responses.tool_choice import built_in_use
 from serving.backend import Backend
 from serving.control.admission import Admission
 from serving.errors import ErrorKind, ServingError
-from serving.harmony.grammar import Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import structural_tag
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Job
+from serving.job import Constraint, Job, ToolForm
 from serving.pipeline import Pipeline
 from serving.runtime.lifecycle import EngineState
 from serving.settings import Settings
@@ -107,7 +107,7 @@ def test_the_model_is_offered_what_was_asked_for(backend: Backend) -> None:
     assert text.count("## python") == text.count("## browser") == text.count("## functions") == 1
     assert job.built_in == {"python", *BROWSING}
     assert job.tools == {"f"}
-    assert (job.sampling.grammar, job.later_grammar) == (None, None)
+    assert (job.sampling.grammar, job.later_held) == (None, None)
 
 
 def test_with_the_choice_none_it_is_offered_nothing(backend: Backend) -> None:
@@ -192,7 +192,10 @@ def test_the_answer_is_held_to_the_choice_until_the_call_has_been_made(
 ) -> None:
     job = job_of(binding, **fields)
     assert job.sampling.grammar == structural_tag(first)
-    assert job.later_grammar == (None if later is None else structural_tag(later))
+    assert job.held is not None
+    assert structural_tag(job.held) == job.sampling.grammar
+    tags = [each and structural_tag(each) for each in (job.later_held, later)]
+    assert tags[0] == tags[1]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from serving.events import Content, Event, ToolCallArguments, ToolCallStart
-from serving.harmony.grammar import Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import structural_tag
 from serving.harmony.parse import Parser
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, START, STOP_TOKENS, Vocabulary
-from serving.job import Sampling
+from serving.job import Constraint, Sampling, ToolForm
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Fault, Generate, Output
 

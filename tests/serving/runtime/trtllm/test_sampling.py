@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from serving.harmony.grammar import ANY_OBJECT, Constraint, structural_tag
-from serving.job import Sampling
+from serving.harmony.grammar import ANY_OBJECT, structural_tag
+from serving.job import Constraint, Sampling
 from serving.runtime.trtllm import sampling, tags
 from serving.runtime.trtllm.library import Library
 from serving.runtime.trtllm.sampling import Rules

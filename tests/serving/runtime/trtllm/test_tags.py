@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from serving.harmony.grammar import ANY_OBJECT, Constraint, ToolForm, structural_tag
+from serving.harmony.grammar import ANY_OBJECT, structural_tag
 from serving.harmony.vocabulary import CONTROL_NAMES, END, RETURN, Vocabulary
+from serving.job import Constraint, ToolForm
 from serving.runtime.grammar.core import Compiler, Matcher
 from serving.runtime.messages import Generate, Output
 from serving.runtime.trtllm import TrtllmRuntime, tags
