@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from serving.harmony.multiples import in_other_words
 from serving.harmony.vocabulary import (
     CALL,
     CHANNEL,
@@ -27,6 +26,7 @@ from serving.harmony.vocabulary import (
     START,
     START_OF_TEXT,
 )
+from serving.harmony.wording import in_other_words
 from serving.job import Constraint, ToolForm
 
 MOST_BLANKS: Final = 16

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from serving.harmony.schema_parts import SCHEMA_LISTS, SCHEMAS, SCHEMAS_BY_NAME
-
 MOST_LISTED: Final = 1024
 _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 
@@ -24,26 +22,9 @@ def can_be_held(node: Node) -> bool:
     return not _needs_words(node) or _in_words(node) is not None
 
 
-def in_other_words(schema: Any) -> Any:
-    """Returns a schema that allows the same, without a `multipleOf` that would be passed over.
-
-    Every schema in it must be one that `can_be_held`.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    if _needs_words(schema):
-        return _in_words(schema) or schema
-    changed = dict(schema)
-    for name in SCHEMAS_BY_NAME:
-        if name in schema:
-            changed[name] = {key: in_other_words(part) for key, part in schema[name].items()}
-    for name in SCHEMA_LISTS:
-        if name in schema:
-            changed[name] = [in_other_words(part) for part in schema[name]]
-    for name in SCHEMAS:
-        if name in schema:
-            changed[name] = in_other_words(schema[name])
-    return changed
+def in_words(node: Node) -> dict[str, Any] | None:
+    """Returns a schema that allows the same; None where the compiler keeps to the one it is."""
+    return _in_words(node) if _needs_words(node) else None
 
 
 def _needs_words(node: Node) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from serving.harmony.grammar import structural_tag
-from serving.harmony.multiples import can_be_held, in_other_words
+from serving.harmony.multiples import can_be_held
+from serving.harmony.wording import in_other_words
 from serving.job import Constraint
 
 HALVES = {"type": "number", "multipleOf": 0.5, "minimum": 1, "exclusiveMaximum": 2.5}

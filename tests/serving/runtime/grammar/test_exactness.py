@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from serving.harmony.json_schema import Bounds, SchemaError, check
-from serving.harmony.multiples import in_other_words
+from serving.harmony.wording import in_other_words
 from serving.runtime.grammar.core import STOP_TOKENS, Compiled, Compiler, GrammarError
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
