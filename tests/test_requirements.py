@@ -20,7 +20,7 @@ ALONE = "requirements-nodeps.lock"
 ENCODER = "requirements-encoder.lock"
 
 OURS = {"benchmarks", "engine_build", "model_assets", "service", "serving", "tests"}
-FROM_CONTAINER = {"tensorrt_llm"}
+FROM_CONTAINER = {"tensorrt_llm", "xgrammar"}
 ELSEWHERE = REPOSITORY / "tests" / "clients"
 """These run in an environment of their own, with a list of their own."""
 

@@ -107,6 +107,9 @@ class Library:
     llm: Callable[..., Llm]
     sampling_params: Callable[..., Any]
     guided_decoding_params: Callable[..., Any]
+    schema_grammar: Callable[[str], str]
+    """The EBNF that TensorRT-LLM's own xgrammar makes of a JSON schema (`Grammar` in its
+    python/xgrammar/grammar.py). Raises RuntimeError."""
     tensor: Callable[[NDArray[np.float32]], Any]
     """A torch.Tensor over an array's memory: what the executor's C++ side takes for a bias."""
     device_names: Callable[[], list[str]]
@@ -132,8 +135,15 @@ def load() -> Library:
         llm=tensorrt_llm.LLM,
         sampling_params=tensorrt_llm.SamplingParams,
         guided_decoding_params=GuidedDecodingParams,
+        schema_grammar=_schema_grammar,
         tensor=lambda array: torch.from_numpy(array),
         device_names=lambda: [
             torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
         ],
     )
+
+
+def _schema_grammar(schema: str) -> str:
+    import xgrammar  # TensorRT-LLM has imported it by then.
+
+    return str(xgrammar.Grammar.from_json_schema(schema))

@@ -165,4 +165,6 @@ def _bias(logit_bias: Mapping[int, float], vocab_size: int, library: Library) ->
 def _guide(grammar: str | None, library: Library) -> Any:
     if grammar is None:
         return None
-    return library.guided_decoding_params(structural_tag=tags.translate(grammar))
+    return library.guided_decoding_params(
+        structural_tag=tags.translate(grammar, library.schema_grammar)
+    )

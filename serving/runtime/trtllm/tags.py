@@ -6,21 +6,23 @@ were read, requires 0.1.32, whose formats (python/xgrammar/structural_tag.py of 
 neither `token`, `any_tokens`, `star` and `optional` nor a bound on white space; and TensorRT-LLM
 gives it a vocabulary in which a control token is its name as text
 (_torch/pyexecutor/grammar_matcher.py, tokenizer/tokenizer.py at 08ed3ebc4c27). So here everything
-but JSON schemas becomes a grammar over text, in which free text has no `<|`: what is written
+becomes a grammar over text in which neither free text nor a JSON string has `<|`: what is written
 between control tokens can neither hold one nor spell one. 0.2.8 takes it, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from serving.runtime.trtllm import schemas
+from serving.runtime.trtllm import schemas, strings
 
 Format = dict[str, Any]
+SchemaGrammar = Callable[[str], str]
+"""The grammar of a JSON schema as TensorRT-LLM's xgrammar makes it."""
 
 CONTROL_NAMES = {
     200_003: "<|constrain|>",
@@ -35,28 +37,41 @@ _TEXT = '([^<] | "<"+ [^<|])* "<"*'
 """Any text without `<|`."""
 
 
-def translate(tag: str) -> str:
+def translate(tag: str, grammar_of: SchemaGrammar) -> str:
     """Returns the tag, as JSON.
 
     Raises ValueError for a format that the service does not write, and for a schema that
     TensorRT-LLM would not hold.
     """
     written = msgspec.json.decode(tag, type=Format)
-    return msgspec.json.encode({**written, "format": _format(written["format"])}).decode()
+    return msgspec.json.encode(
+        {**written, "format": _format(written["format"], grammar_of)}
+    ).decode()
 
 
-def _format(form: Format) -> Format:
+def _format(form: Format, grammar_of: SchemaGrammar) -> Format:
     """Returns a format of xgrammar 0.1.32."""
     if not _has_schema(form):
         return {"type": "grammar", "grammar": f"root ::= {_rule(form)}\n"}
     kind = form["type"]
     if kind == "json_schema":
-        return {"type": kind, "json_schema": schemas.held(form["json_schema"])}
+        return {"type": "grammar", "grammar": _of_schema(form["json_schema"], grammar_of)}
     if kind == "or":
-        return {"type": kind, "elements": [_format(each) for each in form["elements"]]}
+        return {"type": kind, "elements": [_format(each, grammar_of) for each in form["elements"]]}
     if kind != "sequence":
         raise ValueError(f"a schema within {kind}")
-    return {"type": kind, "elements": [_format(each) for each in _joined(form["elements"])]}
+    return {
+        "type": kind,
+        "elements": [_format(each, grammar_of) for each in _joined(form["elements"])],
+    }
+
+
+def _of_schema(schema: Any, grammar_of: SchemaGrammar) -> str:
+    held = msgspec.json.encode(schemas.held(schema)).decode()
+    try:
+        return strings.narrowed(grammar_of(held))
+    except RuntimeError as error:
+        raise ValueError("the engine makes no grammar of the schema") from error
 
 
 def _joined(elements: Sequence[Format]) -> list[Format]:

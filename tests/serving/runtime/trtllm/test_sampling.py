@@ -46,7 +46,7 @@ def test_every_parameter_is_mapped(library: Library) -> None:
     assert composed.embedding_bias.count_nonzero() == 2
     assert composed.logprobs == 4
     assert composed.stop_token_ids == [7, 8]
-    assert composed.guided_decoding.structural_tag == tags.translate(TAG)
+    assert composed.guided_decoding.structural_tag == tags.translate(TAG, library.schema_grammar)
     assert composed.detokenize is False
 
 

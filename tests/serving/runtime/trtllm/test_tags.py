@@ -10,14 +10,22 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serving.harmony.grammar import ANY_OBJECT, structural_tag
-from serving.harmony.vocabulary import CONTROL_NAMES, END, RETURN, Vocabulary
+from serving.harmony.vocabulary import (
+    CONTROL_NAMES,
+    END,
+    ORDINARY_TOKENS,
+    RETURN,
+    Vocabulary,
+)
 from serving.job import Constraint, ToolForm
 from serving.runtime.grammar.core import Compiler, Matcher
 from serving.runtime.messages import Generate, Output
-from serving.runtime.trtllm import TrtllmRuntime, tags
+from serving.runtime.trtllm import TrtllmRuntime, strings, tags
+from tests.serving.runtime.trtllm.conftest import schema_grammar
 
 CITY: dict[str, Any] = {
     "type": "object",
@@ -44,7 +52,8 @@ def start(compiler: Compiler) -> Callable[[Constraint], Matcher]:
     """Returns a function that compiles a constraint's tag as TensorRT-LLM gets it."""
 
     def compile_one(constraint: Constraint) -> Matcher:
-        return compiler.compile(tags.translate(structural_tag(constraint) or "")).matcher()
+        tag = tags.translate(structural_tag(constraint) or "", schema_grammar)
+        return compiler.compile(tag).matcher()
 
     return compile_one
 
@@ -126,6 +135,69 @@ def test_free_text_holds_no_control_token_and_spells_no_other(
     assert not all(matcher.accept(token) for token in vocabulary.encode("|call|>"))
 
 
+STRINGS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "free": {"type": "string"},
+        "short": {"type": "string", "maxLength": 20},
+        "pattern": {"type": "string", "pattern": "^x.*[^a]$"},
+        "pointer": {"type": "string", "format": "json-pointer"},
+        "mail": {"type": "string", "format": "email"},
+        "uri": {"type": "string", "format": "uri"},
+        "one": {"enum": ["q<|end|>", "y<b", 3]},
+        "count": {"type": "integer", "minimum": 1},
+        "any": {},
+        "named": {"type": "object", "additionalProperties": {"type": "string"}},
+        "<|start|>": {"type": "boolean"},
+    },
+}
+STRINGS["required"] = list(STRINGS["properties"])
+BODY = "<|channel|>final<|message|>"
+WHOLE = r"""{"free": "a < b <b> \u003c|end|> <\u007c <", "short": "1 \u003c 2",
+"pattern": "x\u003cyz",
+"pointer": "/a/~1", "mail": "a@b.co", "uri": "http://a.b/c", "one": "q\u003c|end|>", "count": 2,
+"any": [{"k|": "<", "<": null}, "||"], "named": {"n<": ""}, "\u003c|start|>": true}"""
+
+
+def test_no_string_holds_a_control_token_nor_spells_one_nor_a_bare_character(
+    start: Callable[[Constraint], Matcher], vocabulary: Vocabulary
+) -> None:
+    matcher = start(Constraint(schema=STRINGS))
+    assert takes(matcher, BODY, vocabulary)
+    pieces = [vocabulary.token_bytes(token) for token in range(ORDINARY_TOKENS)]
+    spelling = [token for token, piece in enumerate(pieces) if b"<|" in piece or b"\t" in piece]
+    barred = [*range(ORDINARY_TOKENS, Vocabulary.size), *spelling]
+    bars = [token for token, piece in enumerate(pieces) if piece.startswith(b"|")]
+    text = b""
+    for token in vocabulary.encode(WHOLE):
+        if text.count(b'"') % 2:
+            allowed = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")
+            assert not allowed[barred].any(), text
+            assert not (text.endswith(b"<") and allowed[bars].any()), text
+        assert matcher.accept(token), text
+        text += vocabulary.token_bytes(token)
+    assert allows(matcher, RETURN)
+    assert json.loads(text)["one"] == "q<|end|>"
+
+
+def test_white_space_has_an_end(
+    start: Callable[[Constraint], Matcher], vocabulary: Vocabulary
+) -> None:
+    matcher = start(Constraint(schema=CITY))
+    assert takes(matcher, BODY + "{", vocabulary)
+    (blank,) = vocabulary.encode("\n")
+    taken = [matcher.accept(blank) for _ in range(20)]
+    assert taken == [True] * strings.MOST_BLANKS + [False] * (20 - strings.MOST_BLANKS)
+
+
+@pytest.mark.parametrize("rule", ['Regex("a")', 'TagDispatch(("a", b))'])
+def test_a_grammar_that_is_written_otherwise_is_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match="not known"):
+        strings.narrowed(f"root ::= ({rule})\n")
+    with pytest.raises(ValueError, match="not known"):
+        strings.narrowed('basic_string_sub ::= ([^"]*)\n')
+
+
 def test_the_names_are_those_of_the_vocabulary() -> None:
     assert tags.CONTROL_NAMES.items() <= CONTROL_NAMES.items()
 
@@ -142,11 +214,8 @@ def formats(form: Any) -> set[str]:
 
 def test_nothing_is_left_that_the_older_xgrammar_does_not_know() -> None:
     tag = structural_tag(Constraint(tools=(WEATHER, LOOSE), schema=CITY)) or ""
-    translated = json.loads(tags.translate(tag))
-    assert formats([translated]) - {"None"} == {
-        *("structural_tag", "sequence", "or", "grammar", "json_schema")
-    }
-    assert "max_whitespace_cnt" not in json.dumps(translated)
+    translated = json.loads(tags.translate(tag, schema_grammar))
+    assert formats([translated]) - {"None"} == {"structural_tag", "sequence", "or", "grammar"}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +228,7 @@ def test_nothing_is_left_that_the_older_xgrammar_does_not_know() -> None:
 )
 def test_a_format_that_the_service_does_not_write_is_refused(form: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"any_text|star|token 7"):
-        tags.translate(json.dumps({"type": "structural_tag", "format": form}))
+        tags.translate(json.dumps({"type": "structural_tag", "format": form}), schema_grammar)
 
 
 def test_the_engine_takes_a_held_request_and_a_biased_one(
