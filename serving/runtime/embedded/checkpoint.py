@@ -1,14 +1,13 @@
 """Reading a GPT-OSS checkpoint in Hugging Face's layout: config.json and safetensors.
 
-Tensors are memory-mapped: what is only gathered from (the embedding) never becomes resident, and
-what is repacked is read once.
+Tensors are memory-mapped, each by itself: what is only gathered from (the embedding) never becomes
+resident, and what is repacked gives its pages back as soon as the tensor is dropped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +143,7 @@ def _rope(raw: Mapping[str, Any]) -> Rope:
 class Tensors:
     """The tensors of one checkpoint by name, read from the file that holds each."""
 
-    def __init__(self, files: Mapping[str, Any], directory: Path) -> None:
+    def __init__(self, files: Mapping[str, Path], directory: Path) -> None:
         self._files = files
         self._directory = directory
 
@@ -152,10 +151,11 @@ class Tensors:
         return name in self._files
 
     def __call__(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        """Returns a tensor that shares the file's memory. Raises CheckpointError."""
+        """Returns a tensor that is a mapping of its file. Raises CheckpointError."""
         if name not in self._files:
             raise CheckpointError(f"{self._directory}: no tensor {name}")
-        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        with _opened(self._files[name]) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
         if tuple(tensor.shape) != tuple(shape):
             raise CheckpointError(
                 f"{self._directory}: {name} has shape {tuple(tensor.shape)}, "
@@ -164,18 +164,20 @@ class Tensors:
         return tensor
 
 
-@contextmanager
-def open_tensors(directory: Path) -> Iterator[Tensors]:
-    """Maps every shard while the context lasts; tensors taken from it stay valid after it."""
-    with ExitStack() as stack:
-        files: dict[str, Any] = {}
-        for shard in _shards(directory):
-            try:
-                handle = stack.enter_context(safe_open(str(shard), framework="pt"))
-                files.update(dict.fromkeys(handle.keys(), handle))
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{shard}: {error}") from None
-        yield Tensors(files, directory)
+def open_tensors(directory: Path) -> Tensors:
+    """Returns the tensors of every shard. Raises CheckpointError for one that cannot be read."""
+    files: dict[str, Path] = {}
+    for shard in _shards(directory):
+        with _opened(shard) as file:
+            files.update(dict.fromkeys(file.keys(), shard))
+    return Tensors(files, directory)
+
+
+def _opened(shard: Path) -> Any:
+    try:
+        return safe_open(str(shard), framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{shard}: {error}") from None
 
 
 def _shards(directory: Path) -> list[Path]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,24 +23,10 @@ def load_model(
 ) -> Model:
     """Returns the model of a checkpoint directory. Raises CheckpointError."""
     config = read_config(directory)
-    with open_weights(directory, config, dtype, device) as (embedding, tensors):
-        return Loader(config, tensors, block_tokens, dtype, device).model(embedding)
-
-
-@contextmanager
-def open_weights(
-    directory: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> Iterator[tuple[torch.Tensor, Tensors]]:
-    """Gives the embedding, which outlives the context, and the tensors. Raises CheckpointError.
-
-    The embedding is taken through a mapping of its own: a shared one would stay with it, and with
-    it in memory every page that the loading of the others has read.
-    """
+    tensors = open_tensors(directory)
     with torch.inference_mode():
-        with open_tensors(directory) as tensors:
-            embedding = Weights(config, tensors, dtype, device).embedding()
-        with open_tensors(directory) as tensors:
-            yield embedding, tensors
+        embedding = Weights(config, tensors, dtype, device).embedding()
+        return Loader(config, tensors, block_tokens, dtype, device).model(embedding)
 
 
 class Loader:

@@ -64,7 +64,7 @@ class _RankTensors(Tensors):
     """A rank file, read as the checkpoint of the smaller model that the rank computes."""
 
     def __init__(self, file: Any, path: Path, place: Place) -> None:
-        super().__init__(dict.fromkeys(file.keys(), file), path)
+        super().__init__(dict.fromkeys(file.keys(), path), path)
         self._file = file
         self.place = place
 

@@ -10,7 +10,7 @@ an expert's gates come before its ups.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,12 +49,17 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Mxfp4:
-    """All experts' matrices as mxfp4.py has them, blocks (experts, out, n, 16) and scales
-    (experts, out, n), with their biases (experts, out)."""
+    """All experts' matrices as mxfp4.py has them, with their biases (experts, out).
+
+    `blocks` (experts, out, n, 16) and `scales` (experts, out, n) are mappings of the file. With
+    `interleaved` their rows are as checkpoints have them, which `gates_first` puts right; biases
+    are right already.
+    """
 
     blocks: torch.Tensor
     scales: torch.Tensor
     bias: torch.Tensor
+    interleaved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class Weights:
     def experts(self, index: int) -> tuple[Affine, Affine]:
         """Returns a layer's first matrices (experts, 2 * inner, hidden), and the second."""
         gate_up, down = (self._experts(*shape) for shape in self._expert_shapes(index))
-        return Affine(_gates_first(gate_up.weight), _gates_first(gate_up.bias)), down
+        return Affine(gates_first(gate_up.weight), gates_first(gate_up.bias)), down
 
     def packed_experts(self, index: int) -> tuple[Mxfp4, Mxfp4] | None:
         """As `experts`, in MXFP4; None where the checkpoint does not have them so."""
@@ -129,8 +134,7 @@ class Weights:
         if any(name + "_blocks" not in self._tensors for name, *_ in shapes):
             return None
         gate_up, down = (self._packed(*shape) for shape in shapes)
-        parts = (gate_up.blocks, gate_up.scales, gate_up.bias)
-        return Mxfp4(*map(_gates_first, parts)), down
+        return replace(gate_up, bias=gates_first(gate_up.bias), interleaved=True), down
 
     def _expert_shapes(self, index: int) -> tuple[tuple[str, int, int, int], ...]:
         """Returns name, experts, outputs and inputs of a layer's two kinds of matrices."""
@@ -231,11 +235,12 @@ class Weights:
             blocks=self._typed(name + "_blocks", torch.uint8, count, rows, blocks, half),
             scales=self._typed(name + "_scales", torch.uint8, count, rows, blocks),
             bias=self._keep(name + "_bias", count, rows),
+            interleaved=False,
         )
 
 
-def _gates_first(tensor: torch.Tensor) -> torch.Tensor:
-    """(experts, 2 * inner, ...) with gates and ups interleaved, as checkpoints have them."""
+def gates_first(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns (experts, 2 * inner, ...) of rows in which gates and ups alternate."""
     return torch.cat((tensor[:, ::2], tensor[:, 1::2]), dim=1)
 
 

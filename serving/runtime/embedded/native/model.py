@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from serving.runtime.embedded.attention import Geometry, geometry
-from serving.runtime.embedded.checkpoint import ModelConfig, read_config
-from serving.runtime.embedded.loading import open_weights
+from serving.runtime.embedded.checkpoint import ModelConfig, open_tensors, read_config
 from serving.runtime.embedded.mxfp4 import BLOCK_VALUES
 from serving.runtime.embedded.native.library import (
     CCache,
@@ -89,9 +88,12 @@ def load_native(
     """Returns the model of a checkpoint directory. Raises CheckpointError and NativeError."""
     config = read_config(directory)
     check(config, block_tokens)
-    with open_weights(directory, config, DTYPE, CPU) as (embedding, tensors):
+    tensors = open_tensors(directory)
+    with torch.inference_mode():
         packer = _Packer(unpacks=expert_bytes(config) <= most_unpacked_bytes)
         weights = Weights(config, tensors, DTYPE, CPU)
+        # The largest matrix first: while it is packed, its file's pages are in memory beside it.
+        head = packer.matrix(weights.head(), None)
         layers = (CLayer * config.num_layers)(
             *(packer.layer(weights, index) for index in range(config.num_layers))
         )
@@ -115,10 +117,10 @@ def load_native(
             limit=config.swiglu_limit,
             magnitude=concentration(config.rope),
             frequencies=packer.floats(inverse_frequencies(config.rope, config.head_dim)),
-            embedding=packer.keep(embedding),
+            embedding=packer.keep(weights.embedding()),
             layer=layers,
             final_norm=packer.floats(weights.final_norm()),
-            head=packer.matrix(weights.head(), None),
+            head=head,
         )
     return NativeModel(library, config, sizes, layers, structs, tuple(packer.kept))
 
@@ -172,9 +174,10 @@ class _Packer:
 
     def packed(self, experts: Mxfp4) -> CMatrix:
         """Returns the struct of the first of a stack of matrices in MXFP4."""
+        rows = {"interleaved": experts.interleaved}
         return CMatrix(
-            weights=self.keep(byte_panels(experts.blocks.flatten(-2))),
-            scales=self.keep(byte_panels(experts.scales)),
+            weights=self.keep(byte_panels(experts.blocks.flatten(-2), **rows)),
+            scales=self.keep(byte_panels(experts.scales, **rows)),
             bias=self.padded(experts.bias),
             outputs=experts.blocks.shape[1],
             inputs=experts.blocks.shape[2] * BLOCK_VALUES,

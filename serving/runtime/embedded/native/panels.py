@@ -24,11 +24,23 @@ def panels(weight: torch.Tensor) -> torch.Tensor:
     return packed.view(torch.bfloat16).view(*packed.shape, 2)
 
 
-def byte_panels(codes: torch.Tensor) -> torch.Tensor:
-    """Returns (..., panels, columns, PANEL) for bytes (..., rows, columns): zero rows pad them."""
-    *stack, rows, columns = codes.shape
-    whole = F.pad(codes, (0, 0, 0, -rows % PANEL))
-    return whole.view(*stack, -1, PANEL, columns).transpose(-2, -1).contiguous()
+def byte_panels(stack: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
+    """Returns (matrices, panels, columns, PANEL) for bytes (matrices, rows, columns).
+
+    Zero rows pad them. Of `interleaved` rows the even ones come first. One matrix is packed at a
+    time, through the same scratch buffer, so that no second copy of the stack is made.
+    """
+    count, rows, columns = stack.shape
+    packed = torch.empty((count, -(-rows // PANEL), columns, PANEL), dtype=torch.uint8)
+    scratch = torch.zeros((packed.shape[1] * PANEL, columns), dtype=torch.uint8)
+    for codes, panels_of_it in zip(stack, packed, strict=True):
+        if interleaved:
+            scratch[: rows // 2] = codes[::2]
+            scratch[rows // 2 : rows] = codes[1::2]
+        else:
+            scratch[:rows] = codes
+        panels_of_it.copy_(scratch.view(-1, PANEL, columns).transpose(-2, -1))
+    return packed
 
 
 def code_panels(codes: torch.Tensor) -> torch.Tensor:

@@ -87,37 +87,37 @@ def test_missing_and_broken_configs_are_named(directory: Path) -> None:
         read_config(directory)
 
 
-def test_tensors_of_all_shards_outlive_the_context(directory: Path) -> None:
-    with open_tensors(directory) as tensors:
-        norm = tensors("model.norm.weight", (64,))
-        head = tensors("lm_head.weight", (300, 64))
-        assert "model.layers.0.mlp.experts.down_proj_blocks" in tensors
-        assert "model.layers.9.mlp.experts.down_proj_blocks" not in tensors
+def test_tensors_of_all_shards_are_found(directory: Path) -> None:
+    tensors = open_tensors(directory)
+    norm = tensors("model.norm.weight", (64,))
+    head = tensors("lm_head.weight", (300, 64))
+    assert "model.layers.0.mlp.experts.down_proj_blocks" in tensors
+    assert "model.layers.9.mlp.experts.down_proj_blocks" not in tensors
     assert torch.isfinite(norm).all()
     assert torch.isfinite(head).all()
 
 
 def test_a_tensor_that_is_missing_or_of_another_shape_is_named(directory: Path) -> None:
-    with open_tensors(directory) as tensors:
-        with pytest.raises(CheckpointError, match=r"no tensor model\.nothing"):
-            tensors("model.nothing", (1,))
-        with pytest.raises(CheckpointError, match=r"model\.norm\.weight has shape \(64,\)"):
-            tensors("model.norm.weight", (65,))
+    tensors = open_tensors(directory)
+    with pytest.raises(CheckpointError, match=r"no tensor model\.nothing"):
+        tensors("model.nothing", (1,))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight has shape \(64,\)"):
+        tensors("model.norm.weight", (65,))
 
 
 def test_a_damaged_shard_is_named(directory: Path) -> None:
     shard = directory / "model-1.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=r"model-1\.safetensors"), open_tensors(directory):
-        raise AssertionError("a truncated shard was opened")
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors"):
+        open_tensors(directory)
     shard.unlink()
-    with pytest.raises(CheckpointError, match=r"model-1\.safetensors"), open_tensors(directory):
-        raise AssertionError("a missing shard was opened")
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors"):
+        open_tensors(directory)
 
 
 @pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {"a": "../elsewhere"}}'])
 def test_a_broken_index_is_named(directory: Path, index: str) -> None:
     (directory / INDEX_NAME).write_text(index)
-    with pytest.raises(CheckpointError, match=INDEX_NAME), open_tensors(directory):
-        raise AssertionError("a broken index was accepted")
+    with pytest.raises(CheckpointError, match=INDEX_NAME):
+        open_tensors(directory)

@@ -49,9 +49,8 @@ def logits(directory: Path, dtype: torch.dtype) -> torch.Tensor:
 def read(directory: Path) -> tuple[LayerWeights, tuple[Affine, Affine], torch.Tensor]:
     """Returns the second layer, its experts, and the LM head, in float32."""
     config = read_config(directory)
-    with open_tensors(directory) as tensors:
-        weights = Weights(config, tensors, torch.float32, CPU)
-        return weights.layer(1), weights.experts(1), plain(weights.head(), torch.float32)
+    weights = Weights(config, open_tensors(directory), torch.float32, CPU)
+    return weights.layer(1), weights.experts(1), plain(weights.head(), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -57,3 +57,9 @@ def test_codes_are_signs_and_magnitudes_of_pairs_of_inputs() -> None:
     magnitudes, signs = (found & 127).to(torch.int8), 1 - 2 * (found >> 7).to(torch.int8)
     assert torch.equal((magnitudes * signs)[:rows], codes)
     assert not found[rows:].any()
+
+
+def test_of_interleaved_rows_the_even_ones_come_first() -> None:
+    codes = torch.randint(0, 256, (2, 100, 5), dtype=torch.uint8)
+    ordered = torch.cat((codes[:, ::2], codes[:, 1::2]), dim=1)
+    assert torch.equal(byte_panels(codes, interleaved=True), byte_panels(ordered))
