@@ -27,6 +27,7 @@ from benchmarks import report
 from benchmarks.build_step import STEPS, Cost, shape
 from benchmarks.synthetic import generate
 from engine_build import durable
+from serving.machine import processors
 
 ROOM = report.STATE / "build"
 MOVING = ("verify", "place", "repack", "shard")
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", default="gpt-oss-120b")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=processors())
     chosen = parser.parse_args(arguments)
     machine = report.machine()
     shutil.rmtree(ROOM, ignore_errors=True)

@@ -18,6 +18,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from serving.machine import processors
+
 STATE = Path(".state/benchmarks")
 CHECKPOINTS = STATE / "checkpoints"
 RESULTS = STATE / "results"
@@ -71,7 +73,7 @@ def machine() -> Machine:
     """
     return Machine(
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=processors(),
         python=platform.python_version(),
         torch=version("torch"),
         busy_cores=round(psutil.cpu_percent(0.5) / 100.0 * (os.cpu_count() or 1), 2),

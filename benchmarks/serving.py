@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -27,6 +26,7 @@ from serving.engine import RANKS_PATH, Limits
 from serving.harmony.conversation import Conversation, System, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
+from serving.machine import processors
 from serving.runtime import replay_engine
 from serving.runtime.script import Repeat, Scenario, Script, Tokens
 
@@ -201,7 +201,7 @@ def run_rate(host: Host, engine: Path, rounds: int) -> report.Result:
     parts: list[float] = []
     conversation = Conversation(system=System(), turns=(User(text=PROMPT),))
     prompt = render(conversation, Vocabulary.load(engine / RANKS_PATH))
-    threads = len(os.sched_getaffinity(0))
+    threads = processors()
     with Worker("engine", engine, threads) as runtime, serving(engine, host) as service:
         measure_own(runtime, prompt, RATE_STREAMS, 8)
         for _ in range(rounds):

@@ -8,7 +8,6 @@ an engine holds its checkpoint as it is published, nothing of this happens.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from engine_build.weights import contents, quantise, shard, tensors
+from serving import machine
 from serving.engine import CHECKPOINT_DIRECTORY
 
 SPARE_BYTES = 100_000_000
@@ -175,5 +175,5 @@ def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[Wan
 
 
 def _workers() -> int:
-    """Returns how many files to write at a time: one a core that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Returns how many files to write at a time: one a processor that this process may use."""
+    return machine.processors()

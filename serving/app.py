@@ -18,6 +18,7 @@ from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from serving import machine
 from serving.api.addressing import Addressing, OneHost
 from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
@@ -170,7 +171,7 @@ def _encoder(settings: Settings, recorder: Recorder, clock: Callable[[], float])
         )
     return Encoder(
         description,
-        threads=chosen.threads or max(1, (os.cpu_count() or 1) // 2),
+        threads=chosen.threads or max(1, machine.processors() // 2),
         batch_tokens=chosen.batch_tokens,
         request_tokens=chosen.request_tokens,
         max_waiting=chosen.max_waiting,

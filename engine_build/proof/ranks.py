@@ -19,7 +19,7 @@ import msgspec
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import REPOSITORY
 from engine_build.proof import golden_prompts
-from serving import engine
+from serving import engine, machine
 from serving.engine import CHECKPOINT_DIRECTORY, Engine
 from serving.runtime.process import ENVIRONMENT
 
@@ -131,7 +131,7 @@ def _run(task: Task, room: Path) -> list[Answer]:
     """Returns every rank's answer. No process outlives this, however it ends."""
     room.mkdir(parents=True, exist_ok=True)
     (room / TASK_NAME).write_bytes(msgspec.json.encode(task))
-    threads = max(1, len(os.sched_getaffinity(0)) // task.ranks)
+    threads = max(1, machine.processors() // task.ranks)
     environment = ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))

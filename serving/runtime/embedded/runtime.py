@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from serving import engine as engines
+from serving import machine
 from serving.engine import KvCache, Limits
 from serving.runtime.embedded.admission import refusal
 from serving.runtime.embedded.executor import Done, Executor
@@ -53,6 +54,8 @@ class EmbeddedRuntime:
         ):
             if wrong:
                 raise engines.EngineError(f"{directory / engines.MANIFEST_NAME}: {message}")
+        # OpenMP knows which processors it may run on, and nothing of a quota of their time.
+        torch.set_num_threads(min(torch.get_num_threads(), machine.processors()))
         return cls(
             directory / engines.CHECKPOINT_DIRECTORY,
             limits=manifest.limits,

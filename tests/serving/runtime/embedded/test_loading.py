@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from serving import engine as engines
+from serving import machine
 from serving.job import Sampling
 from serving.runtime.embedded.checkpoint import CheckpointError
 from serving.runtime.embedded.linear import fast_dtype
@@ -127,3 +128,16 @@ def test_other_kernels_are_refused(load: Load, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("EMBEDDED_KERNELS", "fast")
     with pytest.raises(engines.EngineError, match="EMBEDDED_KERNELS='fast' is neither"):
         load()
+
+
+def test_a_quota_of_the_processors_bounds_the_threads(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setattr(machine, "processors", lambda: 3)
+        load()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
