@@ -1,18 +1,18 @@
 """Fetches a published checkpoint from Hugging Face: the pinned revision, the needed files alone.
 
-A download that broke off goes on at its last byte, also in a later run: huggingface_hub, whose
-client and words for errors are used, has given that up. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE
-are respected as it does. Every file is hashed once when it has arrived; a record beside the files
-says of which that is so.
+A download that broke off goes on at its last byte, also in a later run. A server that asks to wait
+is waited for. Every file is hashed once when it has arrived; a record beside the files says which
+ones have been.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,9 @@ SPARE_BYTES = 1_000_000_000
 PIECE_BYTES = 1024 * 1024
 TRIES = 6
 """Of one file without a new byte, before the download gives up."""
-TIMEOUT_SECONDS = 60.0
 PARTIAL_CONTENT = 206
+WAIT_VARIABLE = "GPT_OSS_FETCH_WAIT_SECONDS"
+WAIT_SECONDS = 3600.0
 
 LOCK_NAME = ".lock"
 RECORD_NAME = ".hashed.json"
@@ -55,6 +56,8 @@ class Download:
     room: Path
     endpoint: str | None = None
     """Another server than huggingface.co; None for what the environment says."""
+    wait_seconds: float = WAIT_SECONDS
+    """The longest that a server which asks to wait is waited for, without a new byte."""
     sleep: Callable[[float], None] = time.sleep
 
     def fetch(self, steps: Steps) -> Path:
@@ -67,17 +70,30 @@ class Download:
         with alone(self.room / LOCK_NAME, steps, "another download of this checkpoint"):
             missing = self.missing()
             if missing:
-                self._check_space(sum(file.size_bytes - self._begun(file) for file in missing))
+                self._check_space(self.missing_bytes())
             for number, file in enumerate(missing, start=1):
                 step = f"Fetching {file.path} ({number} of {len(missing)})"
                 with steps.step(step, file.size_bytes) as advance:
-                    self._fetch(file, advance)
+                    self._fetch(file, advance, steps)
             self._check_contents(steps)
         return self.room
 
     def missing(self) -> list[CheckpointFile]:
         """Returns the files that are still to be fetched, whole or in part."""
         return [file for file in self.described.files if not self._has(file)]
+
+    def missing_bytes(self) -> int:
+        """Returns how many bytes are still to be fetched."""
+        return sum(file.size_bytes - self._begun(file) for file in self.missing())
+
+    def reach(self) -> None:
+        """Asks the server for one missing file without its contents. Raises HubError."""
+        # Here, because a build that has nothing to fetch needs no HTTP client.
+        from engine_build import hub
+
+        smallest = min(self.missing(), key=lambda file: file.size_bytes)
+        with hub.opened(self._address(smallest), method="HEAD"):
+            pass
 
     def _has(self, file: CheckpointFile) -> bool:
         path = self.room / file.path
@@ -132,59 +148,58 @@ class Download:
             return 0
         return found_bytes if found_bytes < file.size_bytes else 0
 
-    def _fetch(self, file: CheckpointFile, advance: Advance) -> None:
+    def _fetch(self, file: CheckpointFile, advance: Advance, steps: Steps) -> None:
         """Fetches one file, trying again as long as bytes arrive. Raises BuildError."""
-        # Here, because a build that has nothing to fetch needs no HTTP client.
-        from huggingface_hub import errors
+        from engine_build import hub
 
-        where = f"{file.path} of {self.described.repository} at {self.described.revision}"
-        advice = "Run the same command again to go on, or pass --checkpoint DIRECTORY"
         advance(self._begun(file))
-        failures = 0
+        failures, waited_seconds = 0, 0.0
         while True:
             begun = self._begun(file)
             try:
                 return self._receive(file, begun, advance)
-            except errors.GatedRepoError:
-                problem = "no access; accept the model's terms and set HF_TOKEN"
-            except errors.RepositoryNotFoundError:
-                problem = "the server knows no such repository, or HF_TOKEN may not see it"
-            except errors.RevisionNotFoundError:
-                problem = "the revision is gone"
-            except errors.OfflineModeIsEnabled:
-                problem = "not here, and HF_HUB_OFFLINE forbids to fetch it"
-            except _failures() as error:
-                problem = f"cannot be fetched: {_first_line(error)}"
-                failures = 1 if self._begun(file) > begun else failures + 1
-                if _may_pass(error) and failures < TRIES:
-                    self.sleep(2.0 ** (failures - 1))
-                    continue
-            raise BuildError(ExitCode.UNAVAILABLE, f"{where}: {problem}", advice)
+            except hub.HubError as error:
+                problem = error
+            if self._begun(file) > begun:
+                failures, waited_seconds = 0, 0.0
+            wait_seconds = problem.wait_seconds
+            if wait_seconds is None:
+                failures += 1
+                if not problem.may_pass or failures >= TRIES:
+                    raise self._failed(file, str(problem), "")
+                self.sleep(2.0 ** (failures - 1))
+                continue
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait_seconds))
+            waited_seconds += max(1.0, wait_seconds)
+            if waited_seconds > self.wait_seconds:
+                advice = f"; it asks to wait until {until}, which {WAIT_VARIABLE} can allow"
+                raise self._failed(file, str(problem), advice)
+            steps.note(f"The server asks to wait: going on with {file.path} at {until}")
+            self.sleep(max(1.0, wait_seconds))
+
+    def _failed(self, file: CheckpointFile, problem: str, more: str) -> BuildError:
+        return BuildError(
+            ExitCode.UNAVAILABLE,
+            f"{file.path} of {self.described.repository} at {self.described.revision}: "
+            f"{problem}{more}",
+            "Run the same command again to go on, or pass --checkpoint DIRECTORY",
+        )
+
+    def _address(self, file: CheckpointFile) -> str:
+        from engine_build import hub
+
+        described = self.described
+        return hub.address(described.repository, described.revision, file.path, self.endpoint)
 
     def _receive(self, file: CheckpointFile, begin: int, advance: Advance) -> None:
         """Appends to what is there of a file until it is whole, and gives it its name.
 
-        Raises what huggingface_hub and its client raise, BuildError (STORAGE) for the disk.
+        Raises HubError, BuildError (STORAGE) for the disk.
         """
-        from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
-        from huggingface_hub.utils._headers import build_hf_headers
+        from engine_build import hub
 
-        url = hf_hub_url(
-            self.described.repository,
-            file.path,
-            revision=self.described.revision,
-            endpoint=self.endpoint,
-        )
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
-        if begin:
-            headers["Range"] = f"bytes={begin}-"
         target, partial = self.room / file.path, self._partial(file)
-        with get_session().stream(
-            "GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS
-        ) as response:
-            if response.is_error:
-                response.read()
-            hf_raise_for_status(response)
+        with hub.opened(self._address(file), begin) as response:
             goes_on = begin > 0 and response.status_code == PARTIAL_CONTENT
             with durable.explained(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,22 +213,18 @@ class Download:
                 durable.sync_directory(target.parent)
 
 
-def _failures() -> type[Exception]:
-    """Returns the HTTP client's own error: httpx2's, or httpx's before huggingface_hub 2."""
-    from huggingface_hub.errors import HfHubHTTPError
+def allowed_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """Returns how long the operator lets a download wait for a server that asks for it.
 
-    return next(
-        kind
-        for kind in HfHubHTTPError.__mro__
-        if kind.__name__ == "HTTPError" and issubclass(kind, Exception)
-    )
-
-
-def _may_pass(error: Exception) -> bool:
-    """Tells whether another try can help: the network failed, or the server is busy or ill."""
-    response = getattr(error, "response", None)
-    return response is None or response.status_code == 429 or response.status_code >= 500
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    Raises BuildError (CONFIGURATION) for what is no number of seconds.
+    """
+    text = environ.get(WAIT_VARIABLE, "")
+    try:
+        seconds = float(text or WAIT_SECONDS)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise BuildError(
+            ExitCode.CONFIGURATION, f"{WAIT_VARIABLE} = {text}: must be a number of seconds"
+        )
+    return seconds

@@ -13,7 +13,7 @@ import msgspec
 import model_assets
 from engine_build import durable
 from engine_build.assemble import Wanted
-from engine_build.download import Download
+from engine_build.download import Download, allowed_wait_seconds
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
@@ -142,7 +142,11 @@ class Published:
 
     def obtain(self, steps: Steps) -> Path:
         """Fetches and hashes what is not here yet, and returns where it is. Raises BuildError."""
-        return Download(self.described, self.room).fetch(steps)
+        return self.download().fetch(steps)
+
+    def download(self) -> Download:
+        """Returns what fetches it, as the environment allows."""
+        return Download(self.described, self.room, wait_seconds=allowed_wait_seconds())
 
     def forget(self) -> None:
         """Leaves the files: another engine of the same checkpoint needs no second download."""

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import msgspec
+from rich import filesize
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,6 +24,8 @@ from rich.progress import (
 )
 
 from engine_build.durable import Advance
+
+LINE_SECONDS = 10.0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +42,7 @@ class Steps:
     """Shows the steps of a build on a console and remembers how long each took.
 
     On a terminal a step is a live bar that is wiped when the step ends; elsewhere (a log) it is
-    one line when it begins.
+    one line when it begins, and one now and then of how far it is.
     """
 
     console: Console
@@ -51,8 +55,8 @@ class Steps:
         started = self.clock()
         try:
             if not self.console.is_terminal:
-                self.console.print(name, highlight=False)
-                yield _unwatched
+                self.note(name)
+                yield _Lines(self, total_bytes, started)
                 return
             with Progress(*_columns(total_bytes), console=self.console, transient=True) as bars:
                 task = bars.add_task(name, total=total_bytes)
@@ -61,9 +65,33 @@ class Steps:
             seconds = round(self.clock() - started, 3)
             self.done.append(Step(name=name, seconds=seconds, size_bytes=total_bytes))
 
+    def note(self, line: str) -> None:
+        """Says something above the bar, if there is one."""
+        self.console.print(line, highlight=False, soft_wrap=True)
 
-def _unwatched(_done_bytes: int) -> None:
-    """The Advance of a step without a bar."""
+
+@dataclass(slots=True)
+class _Lines:
+    """The Advance of a step without a bar: bytes, rate and time left, every few seconds."""
+
+    steps: Steps
+    total_bytes: int | None
+    started: float
+    done_bytes: int = 0
+    told: float = 0.0
+
+    def __call__(self, done_bytes: int) -> None:
+        self.done_bytes += done_bytes
+        now = self.steps.clock()
+        if self.total_bytes is None or now - max(self.told, self.started) < LINE_SECONDS:
+            return
+        self.told = now
+        rate = self.done_bytes / (now - self.started)
+        left_seconds = round((self.total_bytes - self.done_bytes) / max(rate, 1.0))
+        self.steps.note(
+            f"  {filesize.decimal(self.done_bytes)} of {filesize.decimal(self.total_bytes)}, "
+            f"{filesize.decimal(int(rate))}/s, {timedelta(seconds=left_seconds)} left"
+        )
 
 
 def _columns(total_bytes: int | None) -> list[ProgressColumn]:

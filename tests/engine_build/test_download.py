@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from engine_build import durable
-from engine_build.download import LOCK_NAME, Download
+from engine_build.download import LOCK_NAME, Download, allowed_wait_seconds
 from engine_build.failure import BuildError, ExitCode
+from engine_build.hub import HubError, asked_wait_seconds
 from engine_build.occupancy import alone
 from engine_build.progress import Steps
 from model_assets import manifest
@@ -26,7 +27,10 @@ CONTENT = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 4096}
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves CONTENT at one revision; `failure` is a status and an error code to answer with."""
+    """Serves CONTENT at one revision; `failure` is a status and an error code to answer with.
+
+    `throttles` are answers that come before any file; `storage` is where files really are.
+    """
 
     daemon_threads = True
 
@@ -38,6 +42,9 @@ class Hub(ThreadingHTTPServer):
         self.cut_after: int | None = None
         self.breaks = True
         self.failure: tuple[int, str] | None = None
+        self.throttles: list[tuple[int, dict[str, str]]] = []
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.storage: str | None = None
 
     @property
     def url(self) -> str:
@@ -59,12 +66,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         name = self.path.rpartition("/")[2]
+        self.server.requests.append((self.command, self.path, dict(self.headers)))
+        if self.server.throttles:
+            status, headers = self.server.throttles.pop(0)
+            self._refuse(status, headers)
+            return
+        if self.server.storage is not None:
+            self._refuse(302, {"Location": f"{self.server.storage}/{name}"})
+            return
         if self.server.failure is not None:
             status, code = self.server.failure
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._refuse(status, {"X-Error-Code": code})
             return
         self.server.tokens.add(self.headers.get("Authorization"))
         content = self.server.content[name]
@@ -79,6 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self._send(content[begin:])
+
+    def _refuse(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": "0"}.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def _send(self, content: bytes) -> None:
         if self.server.cut_after is None or len(content) <= self.server.cut_after:
@@ -105,7 +123,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Download:
     """A download of CONTENT into an empty directory."""
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     described = Checkpoint(
@@ -249,7 +267,7 @@ def test_one_that_breaks_off_again_and_again_goes_on_while_bytes_arrive(
 def test_offline_is_respected(
     download: Download, steps: Steps, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BuildError, match="HF_HUB_OFFLINE forbids"):
         download.fetch(steps)
     assert hub.asked == []
@@ -278,3 +296,108 @@ def test_two_downloads_of_one_checkpoint_take_turns(download: Download, hub: Hub
         assert hub.asked == []
     second.join(timeout=30)
     assert download.missing() == []
+
+
+def test_nothing_but_files_is_asked_and_nothing_of_this_machine_is_told(
+    download: Download, steps: Steps, hub: Hub
+) -> None:
+    download.fetch(steps)
+    download.fetch(steps)
+    host = hub.url.removeprefix("http://")
+    told = {"Host": host, "Accept": "*/*", "Accept-Encoding": "identity"}
+    told |= {"Connection": "keep-alive", "User-Agent": "gpt-oss-120b"}
+    assert [(method, path) for method, path, _ in hub.requests] == [
+        ("GET", f"/somewhere/tiny/resolve/{REVISION}/{name}") for name in CONTENT
+    ]
+    for _, _, headers in hub.requests:
+        assert {name.title(): value for name, value in headers.items()} == told
+
+
+def test_the_token_is_not_told_to_where_the_server_keeps_its_files(
+    download: Download, steps: Steps, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    storage = Hub()
+    threading.Thread(target=storage.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    try:
+        hub.storage = storage.url
+        download.fetch(steps)
+    finally:
+        storage.shutdown()
+        storage.server_close()
+    assert [name for _, path, _ in storage.requests for name in CONTENT if path.endswith(name)]
+    assert all("Authorization" not in headers for _, _, headers in storage.requests)
+    assert all(headers["Authorization"] == "Bearer hf_secret" for _, _, headers in hub.requests)
+
+
+def test_a_token_that_a_login_left_is_sent(
+    download: Download, steps: Steps, hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text("hf_left\n")
+    download.fetch(steps)
+    assert hub.tokens == {"Bearer hf_left"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [
+        (429, {"Retry-After": "7"}, 7.0),
+        (503, {"Retry-After": "12"}, 12.0),
+        (429, {"RateLimit": '"resolvers";r=0;t=42'}, 42.0),
+        (429, {"RateLimit-Reset": "9"}, 9.0),
+        (429, {"Retry-After": "3", "RateLimit": '"resolvers";r=0;t=42'}, 42.0),
+        (429, {}, 60.0),
+    ],
+)
+def test_a_server_that_asks_to_wait_is_waited_for(
+    download: Download, hub: Hub, status: int, headers: dict[str, str], seconds: float
+) -> None:
+    slept: list[float] = []
+    output = io.StringIO()
+    hub.throttles = [(status, headers)] * 8  # more often than a failure would be tried again
+    patient = dataclasses.replace(download, sleep=slept.append)
+    room = patient.fetch(Steps(Console(file=output)))
+    assert (room / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
+    assert slept == [seconds] * 8
+    assert output.getvalue().count("The server asks to wait: going on with config.json at ") == 8
+
+
+def test_a_time_of_day_is_waited_for() -> None:
+    now = 1_800_000_000.0
+    date = "Fri, 15 Jan 2027 08:00:30 GMT"  # 30 seconds after `now`
+    assert asked_wait_seconds({"retry-after": date}, now) == 30.0
+    assert asked_wait_seconds({"x-ratelimit-reset": "1800000045"}, now) == 45.0
+    assert asked_wait_seconds({"retry-after": "Fri, 15 Jan 2020 08:00:30 GMT"}, now) == 0.0
+    assert asked_wait_seconds({"retry-after": "soon", "ratelimit": "limit"}, now) is None
+
+
+def test_a_server_is_waited_for_as_long_as_the_operator_allows(
+    download: Download, steps: Steps, hub: Hub
+) -> None:
+    slept: list[float] = []
+    hub.throttles = [(429, {"Retry-After": "40"})] * 4
+    bounded = dataclasses.replace(download, sleep=slept.append, wait_seconds=100)
+    with pytest.raises(BuildError, match="asks to wait until") as caught:
+        bounded.fetch(steps)
+    assert caught.value.exit_code is ExitCode.UNAVAILABLE
+    assert slept == [40.0, 40.0]
+    assert "GPT_OSS_FETCH_WAIT_SECONDS can allow" in caught.value.message
+
+
+def test_the_environment_says_how_long_a_server_is_waited_for() -> None:
+    assert allowed_wait_seconds({}) == 3600.0
+    assert allowed_wait_seconds({"GPT_OSS_FETCH_WAIT_SECONDS": "60"}) == 60.0
+    for wrong in ("soon", "-1", "inf", "nan"):
+        with pytest.raises(BuildError, match="GPT_OSS_FETCH_WAIT_SECONDS"):
+            allowed_wait_seconds({"GPT_OSS_FETCH_WAIT_SECONDS": wrong})
+
+
+def test_a_look_at_the_server_fetches_nothing(download: Download, hub: Hub, steps: Steps) -> None:
+    download.reach()
+    assert [(method, path.rpartition("/")[2]) for method, path, _ in hub.requests] == [
+        ("HEAD", "config.json")
+    ]
+    hub.failure = (404, "RepoNotFound")
+    with pytest.raises(HubError, match="no such repository"):
+        download.reach()
