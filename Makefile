@@ -1,7 +1,7 @@
 # Two commands matter: `make serve` and `make test`. Both set up what they need on a fresh machine:
 # Python 3.11 or 3.12 with pip, make, a C compiler.
 #
-#   make serve [PORT=3000] [HOST=127.0.0.1] [ENGINE=a directory, a name, or NAME:VERSION]
+#   make serve [PORT=3000] [HOST=127.0.0.1] [ENGINE=a directory, a name, NAME:VERSION, or a profile for a CPU]
 #              [EMBEDDINGS=a directory, or nothing for none]
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
@@ -25,7 +25,7 @@ CLIENTS := .state/clients
 
 # `exec` puts BentoML in the place of the shell, so that signals reach it.
 serve: $(VENV)/.runtime $(if $(ENGINE),,engine) $(if $(filter gt_%,$(EMBEDDINGS)),$(VENV)/.encoder)
-	@engine="$$($(BIN)/python -m engine_build find $(or $(ENGINE),$(OWN_ENGINE)))" || exit $$?; \
+	@engine="$$($(BIN)/python -m engine_build obtain $(or $(ENGINE),$(OWN_ENGINE)))" || exit $$?; \
 	$(if $(EMBEDDINGS),GPT_OSS_EMBEDDINGS__ENCODER="$(EMBEDDINGS)") GPT_OSS_ENGINE="$$engine" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 engine: $(VENV)/.runtime

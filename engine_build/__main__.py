@@ -13,13 +13,15 @@ import typer
 from rich.console import Console
 
 from engine_build import engine_commands, fetch, place, rehearsal, show
-from engine_build.build import Outcome
+from engine_build.build import Outcome, finished
 from engine_build.build import build as run_build
 from engine_build.failure import BuildError, ExitCode
-from engine_build.profiles import plan
+from engine_build.find import find
+from engine_build.profiles import cpu_plan, plan
+from engine_build.profiles import profile as profiles
 from engine_build.progress import Steps
 from engine_build.proof import golden
-from engine_build.settle import Settled, make_plan, settle
+from engine_build.settle import Settled, make_plan, plan_cpu, settle
 from serving.engine import EngineError
 
 app = typer.Typer(
@@ -67,11 +69,46 @@ def build(
     typer.echo(f"Engine {outcome.tag or outcome.engine.name}: {how}, {outcome.directory}")
 
 
+@app.command()
+def obtain(name: Annotated[str, typer.Argument(help="As of `find`, or a profile's name.")]) -> None:
+    """Prints the directory of an engine. One for a CPU is built first, where it is not here yet."""
+    try:
+        directory = find(name, place.state(), place.model_store())
+    except BuildError:
+        if name not in profiles.names():
+            raise
+        directory = _obtain(settle(name, None))
+    typer.echo(directory.absolute())
+
+
+def _obtain(wanted: Settled) -> Path:
+    name, device = wanted.profile.name, wanted.profile.device
+    if device.kind != "cpu":
+        raise BuildError(
+            ExitCode.UNAVAILABLE,
+            f"{name} is not built yet, and an engine for GPUs is not built on the way to serving",
+            f"Say `python -m engine_build build {name}` on a machine with {device.count} x "
+            f"{device.kind}",
+        )
+    for line in cpu_plan.lines(plan_cpu(wanted.profile)):
+        typer.echo(line, err=True)
+    with _resumable():
+        return _build(wanted, None, publish=False, force=False).directory
+
+
 def _build(wanted: Settled, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
+    source, state = fetch.choose(wanted.profile, checkpoint, place.state()), place.state()
+    is_ours = isinstance(source, fetch.Compact)  # part of the repository: some megabytes
+    if wanted.profile.device.kind == "cpu" and not is_ours:
+        # Here, because numpy takes a while and a build that has nothing to do needs none.
+        from engine_build import preflight
+
+        if force or finished(wanted.profile, source, state) is None:
+            preflight.check(wanted, source, state)
     return run_build(
         wanted.profile,
-        fetch.choose(wanted.profile, checkpoint, place.state()),
-        place.state(),
+        source,
+        state,
         Steps(Console(stderr=True)),
         store=place.model_store() if publish else None,
         record=golden.record,
@@ -112,10 +149,19 @@ def _resumable() -> Iterator[None]:
 
 @app.command(name="plan")
 def plan_memory(name: ProfileName, purpose: Purpose = None) -> None:
-    """Shows what an engine for GPUs would hold in their memory; needs neither GPU nor weights."""
-    settled = settle(name, purpose)
-    for line in (*settled.notes, *plan.lines(make_plan(settled.profile))):
+    """Shows what an engine would hold in memory; needs neither GPU nor weights."""
+    wanted = settle(name, purpose)
+    if wanted.profile.device.kind != "cpu":
+        for line in (*wanted.notes, *plan.lines(make_plan(wanted.profile))):
+            typer.echo(line)
+        return
+    for line in cpu_plan.lines(plan_cpu(wanted.profile)):
         typer.echo(line)
+    # Here, because numpy takes a while and a build that has nothing to do needs none.
+    from engine_build import preflight
+
+    for line in preflight.memory(wanted):
+        raise BuildError(ExitCode.UNAVAILABLE, f"{wanted.profile.name} does not fit here: {line}")
 
 
 engine_commands.register(app)

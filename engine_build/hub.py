@@ -90,7 +90,7 @@ def opened(
 def asked_wait_seconds(headers: Mapping[str, str], now: float) -> float | None:
     """Returns how long the headers of a response ask to wait, None where they do not.
 
-    `now` is the time of day in seconds since 1970. Retry-After is of RFC 9110; `RateLimit: r=0;t=42`
+    `now` is seconds since 1970. Retry-After is of RFC 9110; `RateLimit: r=0;t=42`
     and RateLimit-Reset are of IETF drafts, X-RateLimit-Reset is a custom.
     """
     waits = [_after(headers.get("retry-after", ""), now)]

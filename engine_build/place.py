@@ -73,3 +73,10 @@ def model_store(environ: Mapping[str, str] = os.environ) -> Path:
     """
     home = environ.get("BENTOML_HOME")
     return (Path(home) if home else Path.home() / "bentoml").expanduser().absolute() / "models"
+
+
+def existing(path: Path) -> Path:
+    """Returns the nearest directory above that exists, on whose disk the path will be."""
+    while not path.exists():
+        path = path.parent
+    return path

@@ -10,7 +10,7 @@ from engine_build import fetch
 from engine_build.build import finished
 from engine_build.failure import BuildError
 from engine_build.fetch import Compact, Expected, Given, Published
-from engine_build.place import State
+from engine_build.place import State, existing
 from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
 from engine_build.proof import gate
@@ -29,7 +29,7 @@ def of_fetch(described: manifest.Checkpoint, source: Given | Published | Compact
     if not missing:
         yield f"fetch: nothing, {_total(files)} are here"
     elif isinstance(source, Published):
-        free_bytes = shutil.disk_usage(_existing(source.room)).free
+        free_bytes = shutil.disk_usage(existing(source.room)).free
         yield f"fetch: {_total(missing)} of {_total(files)} into {source.room}"
         yield f"  {_size(free_bytes)} are free there"
     else:
@@ -101,10 +101,3 @@ def _size(size_bytes: int) -> str:
         if size_bytes >= unit / 10:
             return f"{size_bytes / unit:,.2f} {name}"
     return f"{size_bytes:,} bytes"
-
-
-def _existing(path: Path) -> Path:
-    """Returns the nearest directory above that exists, on whose disk the path will be."""
-    while not path.exists():
-        path = path.parent
-    return path

@@ -10,6 +10,7 @@ from engine_build import fetch
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import (
     arguments,
+    cpu_plan,
     experts,
     formats,
     gpus,
@@ -19,6 +20,7 @@ from engine_build.profiles import (
     trtllm_fields,
 )
 from engine_build.profiles import profile as profiles
+from engine_build.profiles.cpu_plan import CpuPlan
 from engine_build.profiles.plan import Plan
 from engine_build.profiles.profile import PrecisionChange, Profile
 from engine_build.profiles.trtllm_fields import FieldList
@@ -116,14 +118,16 @@ def complete(profile: Profile, known: FieldList | None = None) -> Profile:
     return profile.model_copy(update={"arguments": composed})
 
 
+def plan_cpu(profile: Profile) -> CpuPlan:
+    """Returns the memory plan of a profile for a CPU. Raises BuildError."""
+    described = fetch.describe(profile)
+    fetched_bytes = sum(file.size_bytes for file in described.files)
+    return cpu_plan.make(profile, fetch.architecture(described), fetched_bytes)
+
+
 def make_plan(profile: Profile) -> Plan:
     """Returns the memory plan of a profile for GPUs. Raises BuildError when it does not fit, with
     the changes that would make it."""
-    if profile.device.kind == "cpu":
-        raise BuildError(
-            ExitCode.CONFIGURATION,
-            f"{profile.name}: device.kind is cpu; memory is planned for GPUs",
-        )
     if profile.runtime != "trtllm":
         raise BuildError(
             ExitCode.CONFIGURATION,

@@ -1,0 +1,78 @@
+"""What this machine lacks for an engine on its CPU, found before the first byte is fetched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine_build import conversion, download
+from engine_build.failure import BuildError, ExitCode
+from engine_build.fetch import Given, Published
+from engine_build.place import State, existing
+from engine_build.profiles.cpu_plan import gb
+from engine_build.settle import Settled, plan_cpu
+from serving import machine
+
+COMPILER = "gcc"
+"""As serving/runtime/embedded/native/library.py calls it."""
+
+
+def check(settled: Settled, source: Given | Published, state: State) -> None:
+    """Raises BuildError (UNAVAILABLE) that names everything that is missing."""
+    missing = list(lacks(settled, source, state))
+    if missing:
+        raise BuildError(
+            ExitCode.UNAVAILABLE,
+            f"{settled.profile.name} cannot be built here: {'; '.join(missing)}",
+            f"Nothing was fetched. See `python -m engine_build plan {settled.profile.name}`",
+        )
+
+
+def lacks(settled: Settled, source: Given | Published, state: State) -> Iterator[str]:
+    """Yields what is missing of memory, disk, compiler and network."""
+    plan = plan_cpu(settled.profile)
+    yield from memory(settled)
+    if plan.needs_compiler and shutil.which(COMPILER) is None:
+        yield f"there is no {COMPILER}, without which weights take several times the memory"
+    needed_bytes = max(0, plan.converted - _held_bytes(state.conversion(plan.profile)))
+    spare_bytes = conversion.SPARE_BYTES
+    fetches = isinstance(source, Published) and bool(source.download().missing())
+    if isinstance(source, Published) and fetches:
+        needed_bytes += source.download().missing_bytes()
+        spare_bytes = download.SPARE_BYTES
+    free_bytes = shutil.disk_usage(existing(state.root)).free
+    if free_bytes < needed_bytes + spare_bytes:
+        yield (
+            f"disk: {gb(needed_bytes + spare_bytes)} are needed in {state.root}, which "
+            f"GPT_OSS_STATE names, {gb(free_bytes)} are free"
+        )
+    if isinstance(source, Published) and fetches:
+        # Here, because a build that has nothing to fetch needs no HTTP client.
+        from engine_build.hub import HubError
+
+        try:
+            source.download().reach()
+        except HubError as error:
+            if error.wait_seconds is None:
+                yield f"network: {source.described.repository}: {error}"
+
+
+def memory(settled: Settled) -> Iterator[str]:
+    """Yields how much memory is missing, if any is, for the largest of the engines that the build
+    runs one at a time: the one that it is for, and those of the precision gate."""
+    gate = settled.gate
+    runs = [settled.profile, *((gate.reference, gate.fallback) if gate else ())]
+    needed_bytes = max(plan_cpu(profile).memory for profile in runs if profile is not None)
+    free_bytes, total_bytes = machine.available_bytes(), machine.memory_bytes()
+    if free_bytes < needed_bytes:
+        yield (
+            f"memory: {gb(needed_bytes)} are needed at most, {gb(free_bytes)} of "
+            f"{gb(total_bytes)} are free"
+        )
+
+
+def _held_bytes(directory: Path) -> int:
+    return sum(
+        path.stat().st_size for path in directory.rglob("*.safetensors") if not path.is_symlink()
+    )
