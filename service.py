@@ -71,7 +71,8 @@ if bentoml.server_context.worker_index is None:  # not in the worker, which need
 async def _announce(listener: socket.socket, tls: bool) -> None:
     """Tells the terminal what the start does, and where requests are taken."""
     address = address_of(listener, tls=tls, prefix=settings.http.root_path)
-    await announce(api.state.service, address, settings.model, sys.stdout)
+    service = api.state.service
+    await announce(service, address, lambda: service.names[0], sys.stdout)
 
 
 # BentoML's worker makes its server by this name after it has imported this file.

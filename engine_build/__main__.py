@@ -98,8 +98,8 @@ def _obtain(wanted: Settled) -> Path:
 
 def _build(wanted: Settled, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
     source, state = fetch.choose(wanted.profile, checkpoint, place.state()), place.state()
-    is_ours = isinstance(source, fetch.Compact)  # part of the repository: some megabytes
-    if wanted.profile.device.kind == "cpu" and not is_ours:
+    # What this repository holds is some megabytes.
+    if wanted.profile.device.kind == "cpu" and not isinstance(source, fetch.Compact):
         # Here, because numpy takes a while and a build that has nothing to do needs none.
         from engine_build import preflight
 

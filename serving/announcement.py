@@ -55,7 +55,7 @@ def address_of(listener: socket.socket, *, tls: bool, prefix: str) -> Address:
 async def announce(
     service: Service,
     address: Address,
-    model: str,
+    model: Callable[[], str],
     out: TextIO,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -63,13 +63,13 @@ async def announce(
 ) -> None:
     """Writes one line each time the service becomes ready, and signs of life while it is not.
 
-    Returns when the service is dead; else runs until it is cancelled.
+    Returns when the service is dead; else runs until it is cancelled. `model` gives the name that
+    a client asks for, once the service is ready.
     """
     first = True
     while await _wait_until_ready(service, out, clock, pause):
-        _write(
-            out, _invitation(address, model) if first else f"The engine is back: {address.url}/v1"
-        )
+        back = f"The engine is back: {address.url}/v1"
+        _write(out, _invitation(address, model()) if first else back)
         first = False
         while service.ready:
             await pause(WATCH_SECONDS)

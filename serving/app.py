@@ -25,6 +25,7 @@ from serving.api.limits import RequestLimits
 from serving.api.origins import Origins
 from serving.api.responses.background import Background
 from serving.api.routes import make_routes
+from serving.engine import SERVED_NAMES
 from serving.lifecycle import Launch, Service, Supervised
 from serving.runtime.encoder.client import Encoder
 from serving.runtime.encoder.description import EncoderError, locate, read
@@ -57,7 +58,7 @@ def create_app(
     """
     # A second series for each counter, with the time of its first count, is of no use to anyone.
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics = Metrics(settings.model, (state.value for state in EngineState))
+    metrics = Metrics(state.value for state in EngineState)
     recorder = Recorder(metrics, make_logger(settings.log_level))
     today = datetime.datetime.fromtimestamp(now(), datetime.UTC).date()
     launch = launch or _supervisor(settings.supervision)
@@ -159,7 +160,7 @@ def _encoder(settings: Settings, recorder: Recorder, clock: Callable[[], float])
     chosen = settings.embeddings
     if chosen.encoder is None:
         return None
-    if set(chosen.served_model_names) & set(settings.served_model_names):
+    if set(chosen.served_model_names) & set(settings.served_model_names or SERVED_NAMES):
         raise SettingsError("embeddings.served_model_names: names of the language model")
     try:
         description = read(locate(chosen.encoder))

@@ -22,6 +22,13 @@ class Backend:
     pipeline: Pipeline
     system_date: str | None
     """The date that the system message of every conversation has."""
+    names: tuple[str, ...]
+    """Under which clients may ask for the model."""
+
+    @property
+    def model(self) -> str:
+        """The canonical name of the model, the one that responses carry."""
+        return self.names[0]
 
     def ready(self) -> Ready:
         """Returns the facts of the running engine. Raises ServingError while none runs."""

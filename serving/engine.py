@@ -23,6 +23,9 @@ CHECKPOINT_DIRECTORY = "checkpoint"
 CACHE_DIRECTORY = "cache"
 SCHEMA_VERSION = 1
 
+SERVED_NAMES = ("openai/gpt-oss-120b", "openai/gpt-oss-20b")
+"""What the models of this product are called by those who ask for them."""
+
 RuntimeName = Literal["trtllm", "embedded", "replay"]
 
 
@@ -37,6 +40,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repository: str
     revision: str
     stand_in: bool = False
+
+    @property
+    def served_name(self) -> str:
+        """Under which name it is served unless the operator gives one: the name under which it was
+        published. A stand-in has none, and stands for gpt-oss-120b."""
+        return SERVED_NAMES[0] if self.stand_in else self.repository
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -120,6 +120,12 @@ class Service:
         """What serves requests, or None until the engine directory has been read."""
         return self._backend
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Under which clients may ask for the model; none until that is known."""
+        named = self._settings.served_model_names
+        return named or (self._backend.names if self._backend is not None else ())
+
     def backend(self) -> Backend:
         """Returns what serves requests. Raises ServingError (ENGINE_UNAVAILABLE) without it."""
         if self._failure is not None:
@@ -191,7 +197,8 @@ class Service:
         if directory is None:
             raise EngineError("no engine is set: name one with GPT_OSS_ENGINE")
         manifest = await asyncio.to_thread(engine.read, directory)
-        self._recorder.metrics.name_engine(manifest.runtime)
+        names = self._settings.served_model_names or (manifest.model.served_name,)
+        self._recorder.metrics.name_engine(manifest.runtime, names[0])
         self._supervised = self._launch(directory, self._on_transition)
         await self._supervised.start()
         ranks = directory / engine.RANKS_PATH
@@ -214,7 +221,7 @@ class Service:
             self._grammars,
         )
         self._on_loaded()
-        self._backend = Backend(manifest, vocabulary, pipeline, self._date)
+        self._backend = Backend(manifest, vocabulary, pipeline, self._date, names)
 
     def _on_transition(self, transition: Transition) -> None:
         """Logs a change of state: what an operator must know, whatever the level, as an error."""

@@ -210,7 +210,7 @@ class Settings(BaseSettings):
     )
 
     engine: str | None = None
-    served_model_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("openai/gpt-oss-120b",)
+    served_model_names: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     model_identity: str = "You are ChatGPT, a large language model trained by OpenAI."
     knowledge_cutoff: str | None = "2024-06"
     current_date: Literal["start", "none"] | datetime.date = "start"
@@ -227,8 +227,8 @@ class Settings(BaseSettings):
 
     @field_validator("served_model_names")
     @classmethod
-    def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) != len(names) or not all(name.isprintable() and name for name in names):
+    def _plain_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and not _are_names(names):
             raise ValueError("model names must be printable, not empty, and different")
         return names
 
@@ -244,11 +244,6 @@ class Settings(BaseSettings):
         """The environment stands above the file, whose values are the arguments."""
         return env_settings, init_settings
 
-    @property
-    def model(self) -> str:
-        """The canonical name of the model, the one that responses carry."""
-        return self.served_model_names[0]
-
     def date_at(self, started: datetime.date) -> str | None:
         """Returns the date of the system message for a process that began on `started`.
 
@@ -258,6 +253,10 @@ class Settings(BaseSettings):
             return None
         date = started if self.current_date == "start" else self.current_date
         return date.isoformat() if isinstance(date, datetime.date) else date
+
+
+def _are_names(names: tuple[str, ...]) -> bool:
+    return len(set(names)) == len(names) and all(name.isprintable() and name for name in names)
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

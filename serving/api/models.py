@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.types import Receive, Scope, Send
 
 from serving.api.exchange import exchange_of
 from serving.api.replies import reply_json
-from serving.backend import Backend
+from serving.backend import Backend, unavailable
 from serving.errors import ErrorKind, ServingError
 from serving.runtime.encoder.description import EncoderDescription
 from serving.settings import Settings
@@ -21,18 +21,21 @@ class Models:
 
     What the engine's manifest says (its context, whether it is a stand-in for the real model) is
     there once the engine directory has been read, and what depends on the running engine while one
-    runs. `encoder` is the model that makes embeddings, where there is one.
+    runs. `encoder` is the model that makes embeddings, where there is one. `names` gives those of
+    the language model as far as they are known.
     """
 
     def __init__(
         self,
         settings: Settings,
         backend: Callable[[], Backend | None],
+        names: Callable[[], Sequence[str]],
         encoder: EncoderDescription | None,
         created: int,
     ) -> None:
         self._settings = settings
         self._backend = backend
+        self._names = names
         self._encoder = encoder
         self._created = created
 
@@ -45,21 +48,20 @@ class Models:
             await reply_json(send, {"object": "list", "data": list(models.values())})
         elif name in models:
             await reply_json(send, models[name])
+        elif not (names := self._names()):
+            raise unavailable()
         else:
             raise ServingError(
                 ErrorKind.MODEL_NOT_FOUND,
-                f"There is no such model here; this server has {self._settings.model!r}.",
+                f"There is no such model here; this server has {names[0]!r}.",
                 param="model",
             )
 
     def _describe(self) -> dict[str, dict[str, object]]:
         """Returns every model by name."""
         described = self._describe_language_model()
-        root = self._settings.model
-        models = {
-            name: self._named(name, "openai", root) | described
-            for name in self._settings.served_model_names
-        }
+        own = self._names()
+        models = {name: self._named(name, "openai", own[0]) | described for name in own}
         if self._encoder is not None:
             described = _describe_encoder(self._encoder)
             names = self._settings.embeddings.served_model_names

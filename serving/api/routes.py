@@ -36,6 +36,11 @@ class Serving(Health, Protocol):
         """What serves requests, or None until the engine directory has been read."""
         ...
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Under which clients may ask for the model; none until that is known."""
+        ...
+
     def backend(self) -> Backend:
         """Returns what serves requests. Raises ServingError without it."""
         ...
@@ -70,7 +75,7 @@ def make_routes(
         toolbox=toolbox,
     )
     described = encoder.description if encoder is not None else None
-    models = Models(settings, lambda: service.known, described, int(now()))
+    models = Models(settings, lambda: service.known, lambda: service.names, described, int(now()))
     alive = Probe(service, lambda health: health.alive)
     store = (lambda: stores.state) if settings.store.enabled else None
     ready = Probe(service, lambda health: health.ready, store)
@@ -93,6 +98,10 @@ def make_routes(
         Route("/metrics", MetricsPage(collect), methods=["GET"]),
     ]
     listed = [route for route in routes if isinstance(route, Route)]
-    listed.append(Route("/openapi.json", Description(listed, settings), methods=["GET"]))
+    listed.append(
+        Route(
+            "/openapi.json", Description(listed, settings, lambda: service.names), methods=["GET"]
+        )
+    )
     routes.append(listed[-1])
     return [*routes, Route("/{path:path}", Missing(routes))]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from serving.api.sampling_schema import SamplingFields
+from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.vocabulary import STOP_TOKENS
 from serving.job import Sampling
 from serving.runtime.messages import Ready
-from serving.settings import Settings
 
 _LEAST_TOP_P = 1e-6
 """A smaller `top_p`, 0 above all, means the likeliest token alone: greedy. As a nucleus it would
@@ -50,12 +50,12 @@ def make_sampling(
     )
 
 
-def require_model(name: str, settings: Settings) -> None:
+def require_model(name: str, backend: Backend) -> None:
     """Raises ServingError (MODEL_NOT_FOUND) for a model that this server does not have."""
-    if name not in settings.served_model_names:
+    if name not in backend.names:
         raise ServingError(
             ErrorKind.MODEL_NOT_FOUND,
-            f"There is no such model here; this server has {settings.model!r}.",
+            f"There is no such model here; this server has {backend.model!r}.",
             param="model",
         )
 

@@ -60,12 +60,12 @@ def tokenize(around: Surroundings) -> Computation:
         backend = around.backend()
         if "messages" in value:
             chat = check(value, TokenizeChat, settings.limits)
-            require_model(chat.model, settings)
+            require_model(chat.model, backend)
             conversation = make_conversation(chat, settings, backend.system_date)
             tokens = render(conversation, backend.vocabulary)
             return _answer(tokens, backend, named=bool(chat.return_token_strs))
         text = check(value, TokenizeText, settings.limits)
-        require_model(text.model, settings)
+        require_model(text.model, backend)
         tokens = backend.vocabulary.encode(text.prompt)
         return _answer(tokens, backend, named=bool(text.return_token_strs))
 
@@ -78,8 +78,9 @@ def detokenize(around: Surroundings) -> Computation:
 
     def compute(body: bytes) -> dict[str, object]:
         request = decode(body, Detokenize, settings.limits)
-        require_model(request.model, settings)
-        text = around.backend().vocabulary.decode(request.tokens)
+        backend = around.backend()
+        require_model(request.model, backend)
+        text = backend.vocabulary.decode(request.tokens)
         # Other servers call it by either name.
         return {"prompt": text, "text": text}
 

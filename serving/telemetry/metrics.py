@@ -46,13 +46,13 @@ class EngineGauges(NamedTuple):
 class Metrics:
     """All metrics of one service.
 
-    `model` labels the engine's family; `engine_states` are the states that an engine can be in.
+    `engine_states` are the states that an engine can be in.
     """
 
-    def __init__(self, model: str, engine_states: Iterable[str]) -> None:
+    def __init__(self, engine_states: Iterable[str]) -> None:
         self._engine_states = tuple(engine_states)
         self.registry = CollectorRegistry()
-        self._labels = {"model_name": model, "engine_type": "unknown"}
+        self._labels = {"model_name": "unknown", "engine_type": "unknown"}
         self._running = self._gauge("num_requests_running", "Sequences in the engine's batch.")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait to run.")
         self._kv = self._gauge("kv_cache_utilization", "Used part of the KV cache, 0 to 1.")
@@ -158,8 +158,10 @@ class Metrics:
             registry=self.registry,
         )
 
-    def name_engine(self, engine_type: str) -> None:
-        """Sets the label that says which runtime executes; before any request has run."""
+    def name_engine(self, engine_type: str, model: str) -> None:
+        """Sets the labels that say which runtime executes which model; before any request has
+        run."""
+        self._labels["model_name"] = model
         self._labels["engine_type"] = engine_type
 
     def record(self, record: Record) -> None:

@@ -42,8 +42,14 @@ class Start:
 
     async def lines(self) -> list[str]:
         try:
-            address = Address("http://host:1")
-            await announce(self, address, "m", self.out, clock=lambda: self.now, pause=self.pause)
+            await announce(
+                self,
+                Address("http://host:1"),
+                lambda: "m",
+                self.out,
+                clock=lambda: self.now,
+                pause=self.pause,
+            )
         except asyncio.CancelledError:
             self.out.write("(cancelled)\n")
         return self.out.getvalue().splitlines()

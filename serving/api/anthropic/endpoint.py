@@ -32,7 +32,7 @@ def messages(around: Surroundings) -> Generation:
         facts = MessageFacts(
             id=f"msg_{around.make_id()}",
             request_id=job_id,
-            model=around.settings.model,
+            model=backend.model,
             prompt_tokens=len(job.prompt),
             thinking=_shown(request),
             make_call_id=lambda: f"toolu_{around.make_id()}",

@@ -26,7 +26,7 @@ def make_job(
     Encodes the whole conversation: milliseconds for a long one, so not always on the event loop.
     """
     ready = backend.ready()
-    require_model(request.model, settings)
+    require_model(request.model, backend)
     constrains = "grammar" in ready.capabilities and backend.pipeline.constrains
     binding = bind(request, settings.limits, constrains=constrains)
     conversation = make_conversation(request, settings, backend.system_date)
@@ -47,6 +47,6 @@ def make_job(
 
 def count_tokens(request: CountTokensRequest, backend: Backend, settings: Settings) -> int:
     """Returns how many tokens the prompt of a request has. Raises ServingError."""
-    require_model(request.model, settings)
+    require_model(request.model, backend)
     conversation = make_conversation(request, settings, backend.system_date)
     return len(render(conversation, backend.vocabulary))

@@ -43,7 +43,7 @@ def _facts(request: ChatRequest, backend: Backend, job: Job, around: Surrounding
     return ChatFacts(
         id=f"chatcmpl-{around.make_id()}",
         created=int(around.now()),
-        model=around.settings.model,
+        model=backend.model,
         fingerprint=backend.fingerprint,
         choices=job.choices,
         service_tier=None if request.service_tier is None else "default",

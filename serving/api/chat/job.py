@@ -36,7 +36,7 @@ def make_job(
     whole conversation: milliseconds for a long one, so not always on the event loop.
     """
     ready = backend.ready()
-    require_model(request.model, settings)
+    require_model(request.model, backend)
     _check_combinations(request)
     _check_capabilities(request, ready)
     constrains = "grammar" in ready.capabilities and backend.pipeline.constrains

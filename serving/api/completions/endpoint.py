@@ -57,7 +57,7 @@ def _facts(
     return CompletionFacts(
         id=f"cmpl-{around.make_id()}",
         created=int(around.now()),
-        model=around.settings.model,
+        model=backend.model,
         fingerprint=backend.fingerprint,
         prompts=len(jobs),
         choices_per_prompt=jobs[0].choices,

@@ -36,7 +36,7 @@ def make_jobs(
     Encodes the texts: milliseconds for a long one, so not always on the event loop.
     """
     ready = backend.ready()
-    require_model(request.model, settings)
+    require_model(request.model, backend)
     require_stream_for_options(request)
     _check_combinations(request, ready)
     require_capabilities(request, ready, logprobs=request.logprobs is not None)

@@ -84,7 +84,7 @@ class Embeddings:
             return self._encoder
         if self._encoder is None:
             message = "This server makes no embeddings: no encoder is configured."
-        elif name in self._around.settings.served_model_names:
+        elif (known := self._around.known()) is not None and name in known.names:
             message = f"{name!r} makes no embeddings; on this server {names[0]!r} does."
         else:
             message = f"There is no such model for embeddings here; this server has {names[0]!r}."

@@ -42,9 +42,12 @@ _LIMITED: Final = {
 """Fields that the settings bound: the keyword that says so, and the name of the limit."""
 
 
-def make_document(routes: Iterable[Route], settings: Settings) -> Json:
-    """Returns the document as JSON: every route's methods, with their bodies and answers."""
-    schemas = _Schemas(settings)
+def make_document(routes: Iterable[Route], settings: Settings, names: Sequence[str]) -> Json:
+    """Returns the document as JSON: every route's methods, with their bodies and answers.
+
+    `names` are those of the language model, none while they are not known.
+    """
+    schemas = _Schemas(settings, names)
     paths: dict[str, Json] = {}
     for route in routes:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
@@ -54,9 +57,9 @@ def make_document(routes: Iterable[Route], settings: Settings) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": settings.model,
+            "title": names[0] if names else "gpt-oss",
             "version": VERSION,
-            "description": "gpt-oss-120b behind the OpenAI API.",
+            "description": "gpt-oss behind the OpenAI API.",
         },
         "servers": [{"url": settings.http.root_path or "/"}],
         "paths": paths,
@@ -67,9 +70,10 @@ def make_document(routes: Iterable[Route], settings: Settings) -> Json:
 class _Schemas:
     """The schemas of the document, each under a name of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, names: Sequence[str]) -> None:
         self.all: dict[str, Json] = {}
         self._settings = settings
+        self._model_names = names
 
     def refer(self, model: type[BaseModel], mode: Literal["validation", "serialization"]) -> Json:
         """Returns a reference to the schema of `model`, which the document then has."""
@@ -80,8 +84,14 @@ class _Schemas:
             for key, part in {name: schema, **{f"{name}.{k}": v for k, v in parts.items()}}.items():
                 self.all[key] = _plain(part)
             if mode == "validation":
-                _bound(self.all[name], self._settings, _names(model, self._settings))
+                _bound(self.all[name], self._settings, self._names(model))
         return {"$ref": _REF + name}
+
+    def _names(self, model: type[BaseModel]) -> Sequence[str]:
+        """Returns the names that a request may give for the model."""
+        if model is EmbeddingsRequest:
+            return self._settings.embeddings.served_model_names
+        return self._model_names
 
 
 def _plain(schema: Any) -> Any:
@@ -100,12 +110,6 @@ def _plain(schema: Any) -> Any:
     return kept
 
 
-def _names(model: type[BaseModel], settings: Settings) -> Sequence[str]:
-    """Returns the names that a request may give for the model."""
-    chosen = settings.embeddings if model is EmbeddingsRequest else settings
-    return chosen.served_model_names
-
-
 def _bound(schema: Json, settings: Settings, names: Sequence[str]) -> None:
     """Writes into a request's schema what the settings allow."""
     properties: Json = schema.get("properties", {})
@@ -117,7 +121,7 @@ def _bound(schema: Json, settings: Settings, names: Sequence[str]) -> None:
 
 
 def _named(schema: Json, names: Sequence[str]) -> Json:
-    choice = {"type": "string", "enum": list(names)}
+    choice: Json = {"type": "string", "enum": list(names)} if names else {"type": "string"}
     return {"anyOf": [choice, {"type": "null"}]} if "anyOf" in schema else choice
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from starlette.routing import Route
@@ -19,15 +19,21 @@ ROUTE = "openapi"
 
 
 class Description:
-    """Answers with the document, which is made when somebody first asks for it."""
+    """Answers with the document, which is made when somebody first asks for it.
 
-    def __init__(self, routes: Iterable[Route], settings: Settings) -> None:
+    `names` gives those of the language model as far as they are known.
+    """
+
+    def __init__(
+        self, routes: Iterable[Route], settings: Settings, names: Callable[[], tuple[str, ...]]
+    ) -> None:
+        self._names = names
         self._document = functools.cache(
-            lambda: msgspec.json.encode(make_document(routes, settings))
+            lambda names: msgspec.json.encode(make_document(routes, settings, names))
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         exchange_of(scope, ROUTE)
-        document = await asyncio.to_thread(self._document)
+        document = await asyncio.to_thread(self._document, self._names())
         await reply(send, 200, document, b"application/json")

@@ -80,6 +80,7 @@ class Draft:
         self._response = ResponseObject(
             request,
             settings,
+            model=self._backend.model,
             response_id=f"resp_{around.make_id()}",
             created=around.now(),
             stored=settings.store.enabled and request.store is not False,

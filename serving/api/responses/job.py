@@ -99,9 +99,9 @@ def count_tokens(
     """Returns how many tokens the prompt of a request has. Raises ServingError."""
     try:
         messages = make_messages(context.earlier, context.own, request.instructions)
-        model = settings.model if request.model is None else request.model
+        model = backend.model if request.model is None else request.model
         chat = _chat_request(request, messages, settings, use, {"model": model})
-        require_model(chat.model, settings)
+        require_model(chat.model, backend)
         conversation = make_conversation(chat, settings, backend.system_date, use.tools)
     except ServingError as error:
         raise in_own_words(error, [*functions_of(request)]) from None

@@ -26,6 +26,7 @@ class ResponseObject:
         request: ResponsesRequest,
         settings: Settings,
         *,
+        model: str,
         response_id: str,
         created: float,
         stored: bool,
@@ -34,7 +35,7 @@ class ResponseObject:
         self.stored = stored
         self._created = int(created)
         self._ended: int | None = None
-        self._asked = _echo(request, settings)
+        self._asked = {"model": model, **_echo(request, settings)}
 
     def leave_out(self) -> None:
         """Makes the object say that it is in no store, and its items in no conversation."""
@@ -127,7 +128,6 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
     reasoning, text = request.reasoning, request.text
     form = text.format if text else None
     echoed: Body = {
-        "model": settings.model,
         "background": bool(request.background),
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,

@@ -23,7 +23,7 @@ from serving.runtime.lifecycle import EngineState
 from serving.runtime.script import Scenario, Script, Tokens
 from serving.settings import Settings
 from serving.telemetry.record import Record
-from tests.serving.api.server import Api, listening, until_ready
+from tests.serving.api.server import MODEL, Api, listening, until_ready
 from tests.serving.fake_engine import FakeEngine
 
 Start = Callable[..., Awaitable[Api]]
@@ -47,11 +47,15 @@ async def start(
     async with AsyncExitStack() as stack:
 
         async def begin(
-            engine: FakeEngine | None = None, *, ready: bool = True, **settings: Any
+            engine: FakeEngine | None = None,
+            *,
+            ready: bool = True,
+            directory: Path = engine_directory,
+            **settings: Any,
         ) -> Api:
             engine = engine or FakeEngine()
             app = create_app(Settings(**{"log_level": "error", **settings}), launch=engine.launch)
-            app.state.engine_directory = engine_directory
+            app.state.engine_directory = directory
             port = await stack.enter_async_context(listening(app))
             client = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
@@ -84,7 +88,7 @@ def backend(engine_directory: Path, vocabulary: Vocabulary) -> Backend:
     deadlines = Settings().deadlines
     admission = Admission(8, 8)
     pipeline = Pipeline(engine, vocabulary, admission, deadlines, NoRecords(), lambda: 0.0)
-    return Backend(read(engine_directory), vocabulary, pipeline, "2026-01-31")
+    return Backend(read(engine_directory), vocabulary, pipeline, "2026-01-31", (MODEL,))
 
 
 class NoGrammars:
@@ -112,4 +116,4 @@ def binding(backend: Backend, vocabulary: Vocabulary) -> Backend:
         lambda: 0.0,
         NoGrammars(),
     )
-    return Backend(backend.manifest, vocabulary, pipeline, "2026-01-31")
+    return Backend(backend.manifest, vocabulary, pipeline, "2026-01-31", backend.names)

@@ -18,9 +18,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     """Stands for an endpoint."""
 
 
-def document(**settings: Any) -> Any:
+def document(names: tuple[str, ...] = ("m",), **settings: Any) -> Any:
     routes = [Route(path, app, methods=[method]) for method, path in OPERATIONS]
-    return make_document(routes, Settings(**settings))
+    return make_document(routes, Settings(**settings), names)
 
 
 def form(schema: Any) -> Any:
@@ -56,7 +56,7 @@ def test_a_refused_field_says_so() -> None:
 
 
 def test_limits_and_names_are_those_of_the_settings() -> None:
-    made = document(served_model_names=("a", "b"), limits=Limits(choices=7, messages=9))
+    made = document(names=("a", "b"), limits=Limits(choices=7, messages=9))
     chat = made["components"]["schemas"]["ChatRequest"]["properties"]
     assert chat["model"]["enum"] == ["a", "b"]
     assert form(chat["n"])["maximum"] == 7
@@ -78,7 +78,7 @@ def test_errors_have_the_shape_of_their_protocol_and_name_their_codes() -> None:
 
 
 def test_an_address_without_a_description_has_its_errors() -> None:
-    made = make_document([Route("/v1/new/{id}", app, methods=["GET"])], Settings())
+    made = make_document([Route("/v1/new/{id}", app, methods=["GET"])], Settings(), ())
     described = made["paths"]["/v1/new/{id}"]["get"]
     assert described["parameters"][0]["name"] == "id"
     assert {"200", "404", "503"} <= set(described["responses"])

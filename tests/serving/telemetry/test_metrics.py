@@ -39,8 +39,8 @@ def finished() -> Record:
 
 
 def test_a_finished_request_counts_in_every_family() -> None:
-    metrics = Metrics(MODEL, ("ready",))
-    metrics.name_engine("embedded")
+    metrics = Metrics(("ready",))
+    metrics.name_engine("embedded", MODEL)
     metrics.record(finished())
     named = {"model_name": MODEL, "engine_type": "embedded"}
     assert sample(metrics, "trtllm_prompt_tokens_total", **named) == 10
@@ -57,7 +57,7 @@ def test_a_finished_request_counts_in_every_family() -> None:
 
 
 def test_an_aborted_request_counts_by_its_phase_and_not_as_a_success() -> None:
-    metrics = Metrics(MODEL, ())
+    metrics = Metrics(())
     record = finished()
     record.outcome, record.finish_reasons = "aborted", ()
     metrics.record(record)
@@ -67,14 +67,14 @@ def test_an_aborted_request_counts_by_its_phase_and_not_as_a_success() -> None:
 
 
 def test_a_request_that_never_ran_adds_no_tokens_and_no_times() -> None:
-    metrics = Metrics(MODEL, ())
+    metrics = Metrics(())
     metrics.record(Record(id="1", route="x", outcome="error", code="overloaded"))
     assert sample(metrics, "trtllm_time_to_first_token_seconds_count") is None
     assert sample(metrics, "llmserve_requests_total", code="overloaded") == 1
 
 
 def test_the_engine_s_gauges_and_its_state() -> None:
-    metrics = Metrics(MODEL, ("ready", "failed"))
+    metrics = Metrics(("ready", "failed"))
     metrics.observe_engine(EngineGauges(3, 1, 25, 100), 3, "ready", 2)
     metrics.observe_engine(EngineGauges(3, 1, 25, 100, suspended=2), 3, "ready", 3)
     assert sample(metrics, "llmserve_sequences_suspended") == 2
@@ -87,7 +87,7 @@ def test_the_engine_s_gauges_and_its_state() -> None:
 
 
 def test_what_is_not_known_has_no_sample() -> None:
-    metrics = Metrics(MODEL, ("ready", "failed"))
+    metrics = Metrics(("ready", "failed"))
     metrics.observe_engine(EngineGauges(3, 1, 25, 100), 0, "ready", 0)
     metrics.observe_engine(None, 2, "backoff", 0)
     assert sample(metrics, "trtllm_num_requests_waiting") == 2
@@ -100,16 +100,16 @@ def test_what_is_not_known_has_no_sample() -> None:
 
 
 def test_the_name_of_the_engine_leaves_no_series_without_it() -> None:
-    metrics = Metrics(MODEL, ())
+    metrics = Metrics(())
     metrics.observe_engine(None, 0, "starting", 0)
-    metrics.name_engine("embedded")
+    metrics.name_engine("embedded", MODEL)
     metrics.observe_engine(None, 0, "starting", 0)
     assert sample(metrics, "trtllm_num_requests_waiting", engine_type="unknown") is None
     assert sample(metrics, "trtllm_num_requests_waiting", engine_type="embedded") == 0
 
 
 def test_the_number_of_series_is_bounded() -> None:
-    metrics = Metrics(MODEL, ("ready",))
+    metrics = Metrics(("ready",))
     outcomes: tuple[Outcome, ...] = ("ok", "error", "aborted")
     lanes = ("p0", "p1", "p2")
     routes = ("chat.completions", "models", "unmatched")

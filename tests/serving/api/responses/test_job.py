@@ -282,7 +282,7 @@ def test_nonsense_is_a_job_or_a_refusal(
         request, job = outcome
         assert 0 < job.sampling.max_tokens <= 4096
         response = ResponseObject(
-            request, Settings(), response_id="resp_1", created=0.0, stored=False
+            request, Settings(), model=MODEL, response_id="resp_1", created=0.0, stored=False
         )
         json.dumps(response.begun())
 

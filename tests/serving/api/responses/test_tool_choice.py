@@ -70,7 +70,7 @@ def binding(backend: Backend, vocabulary: Vocabulary) -> Backend:
     pipeline = Pipeline(
         engine, vocabulary, Admission(8, 8), deadlines, Records(), lambda: 0.0, Grammars()
     )
-    return Backend(backend.manifest, vocabulary, pipeline, "2026-01-31")
+    return Backend(backend.manifest, vocabulary, pipeline, "2026-01-31", backend.names)
 
 
 def request_of(**fields: Any) -> ResponsesRequest:
