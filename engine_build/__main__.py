@@ -17,11 +17,11 @@ from engine_build.build import Outcome, finished
 from engine_build.build import build as run_build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.find import find
-from engine_build.profiles import cpu_plan, plan
+from engine_build.profiles import plan
 from engine_build.profiles import profile as profiles
 from engine_build.progress import Steps
 from engine_build.proof import golden
-from engine_build.settle import Settled, make_plan, plan_cpu, settle
+from engine_build.settle import Settled, cpu_lines, make_plan, settle
 from serving.engine import EngineError
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def _obtain(wanted: Settled) -> Path:
             f"Say `python -m engine_build build {name}` on a machine with {device.count} x "
             f"{device.kind}",
         )
-    for line in cpu_plan.lines(plan_cpu(wanted.profile)):
+    for line in cpu_lines(wanted):
         typer.echo(line, err=True)
     with _resumable():
         return _build(wanted, None, publish=False, force=False).directory
@@ -155,7 +155,7 @@ def plan_memory(name: ProfileName, purpose: Purpose = None) -> None:
         for line in (*wanted.notes, *plan.lines(make_plan(wanted.profile))):
             typer.echo(line)
         return
-    for line in cpu_plan.lines(plan_cpu(wanted.profile)):
+    for line in cpu_lines(wanted):
         typer.echo(line)
     # Here, because numpy takes a while and a build that has nothing to do needs none.
     from engine_build import preflight

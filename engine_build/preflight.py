@@ -11,7 +11,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import Given, Published
 from engine_build.place import State, existing
 from engine_build.profiles.cpu_plan import gb
-from engine_build.settle import Settled, plan_cpu
+from engine_build.settle import Settled, building_bytes, plan_cpu
 from serving import machine
 
 COMPILER = "gcc"
@@ -59,11 +59,8 @@ def lacks(settled: Settled, source: Given | Published, state: State) -> Iterator
 
 
 def memory(settled: Settled) -> Iterator[str]:
-    """Yields how much memory is missing, if any is, for the largest of the engines that the build
-    runs one at a time: the one that it is for, and those of the precision gate."""
-    gate = settled.gate
-    runs = [settled.profile, *((gate.reference, gate.fallback) if gate else ())]
-    needed_bytes = max(plan_cpu(profile).memory for profile in runs if profile is not None)
+    """Yields how much memory is missing for the build, if any is."""
+    needed_bytes = building_bytes(settled)
     free_bytes, total_bytes = machine.available_bytes(), machine.memory_bytes()
     if free_bytes < needed_bytes:
         yield (

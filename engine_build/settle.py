@@ -125,6 +125,20 @@ def plan_cpu(profile: Profile) -> CpuPlan:
     return cpu_plan.make(profile, fetch.architecture(described), fetched_bytes)
 
 
+def building_bytes(wanted: Settled) -> int:
+    """Returns the memory of the largest engine that a build for a CPU runs. They run one at a time:
+    the one that it is for, and those of the precision gate."""
+    gate = wanted.gate
+    runs = [wanted.profile, *((gate.reference, gate.fallback) if gate else ())]
+    return max(plan_cpu(profile).memory for profile in runs if profile is not None)
+
+
+def cpu_lines(wanted: Settled) -> list[str]:
+    """Returns the plan for a CPU as lines for a person."""
+    plan = plan_cpu(wanted.profile)
+    return cpu_plan.lines(plan, building_bytes(wanted))
+
+
 def make_plan(profile: Profile) -> Plan:
     """Returns the memory plan of a profile for GPUs. Raises BuildError when it does not fit, with
     the changes that would make it."""

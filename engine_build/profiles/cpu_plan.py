@@ -80,8 +80,8 @@ def make(profile: Profile, shape: Architecture, fetched_bytes: int) -> CpuPlan:
     )
 
 
-def lines(plan: CpuPlan) -> list[str]:
-    """Returns the plan as lines for a person."""
+def lines(plan: CpuPlan, building_bytes: int) -> list[str]:
+    """Returns the plan as lines for a person. `building_bytes` is what its build needs of memory."""
     told = [f"{plan.profile}: in memory, on a CPU"]
     for name, note in (
         ("attention", ""),
@@ -95,6 +95,7 @@ def lines(plan: CpuPlan) -> list[str]:
         ("embeddings", "mapped from the file, not counted"),
     ):
         told.append(f"  {name:<12} {gb(getattr(plan, name)):>9}  {note}".rstrip())
+    told.append(f"  {'building':<12} {gb(building_bytes):>9}  at most, with the precision gate")
     told.append("on the disk")
     told.append(f"  {'fetched':<12} {gb(plan.fetched):>9}")
     told.append(f"  {'converted':<12} {gb(plan.converted):>9}")
