@@ -109,8 +109,9 @@ class Host(bentoml.Service[Any]):
 
 def _engine() -> Path | bentoml.models.BentoModel:
     """Returns the engine's directory, or the model that `bentoml build` records in the bento."""
-    path = Path(reference).expanduser()
-    if path.is_dir() or path.is_absolute() or reference.startswith("."):
+    path = Path(os.path.expanduser(reference))
+    # Not Path.is_dir, which raises where a directory above may not be searched.
+    if path.is_absolute() or reference.startswith(".") or os.path.isdir(path):
         return path.absolute()
     return bentoml.models.BentoModel(reference)
 
@@ -152,7 +153,7 @@ class GptOss:
 def _directory(engine: Path | bentoml.Model, bento: bentoml.Bento | None) -> Path:
     """Returns where the engine is. In a bento, `latest` is what it was when that was built."""
     if isinstance(engine, Path):
-        if reference == arguments.mount and bento is None and not engine.exists():
+        if reference == arguments.mount and bento is None and not os.path.exists(engine):
             with suppress(NotFound):
                 return Path(bentoml.models.get(DEVELOPMENT_ENGINE).path)
         return engine

@@ -175,6 +175,9 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except EngineError as error:
         _fail(str(error), ExitCode.DATA)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(named, ExitCode.STORAGE)
 
 
 def _fail(message: str, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from engine_build.failure import BuildError, ExitCode
@@ -15,7 +16,7 @@ def find(name: str, state: State, store: Path) -> Path:
     A bare name is an engine that was built here, else the latest of that name in the model store.
     Raises BuildError (MISSING) that says where it looked.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if (path / MANIFEST_NAME).is_file():
         return path
     model, _, version = name.partition(":")

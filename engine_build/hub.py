@@ -138,7 +138,7 @@ def _token(environ: Mapping[str, str]) -> str | None:
     if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _TRUE:
         return None
     home = environ.get("HF_HOME") or "~/.cache/huggingface"
-    path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token")
-    with suppress(OSError, RuntimeError):  # nothing there, or nobody's home
-        return path.expanduser().read_text(encoding="utf-8").strip() or None
+    path = Path(os.path.expanduser(environ.get("HF_TOKEN_PATH") or f"{home}/token"))
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8").strip() or None
     return None

@@ -71,8 +71,8 @@ def model_store(environ: Mapping[str, str] = os.environ) -> Path:
 
     BentoML's own rule, so that an engine can be looked up without importing BentoML.
     """
-    home = environ.get("BENTOML_HOME")
-    return (Path(home) if home else Path.home() / "bentoml").expanduser().absolute() / "models"
+    home = environ.get("BENTOML_HOME") or "~/bentoml"
+    return Path(os.path.expanduser(home)).absolute() / "models"
 
 
 def existing(path: Path) -> Path:

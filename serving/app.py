@@ -151,8 +151,10 @@ def _tell_of_store(recorder: Recorder, change: Change) -> None:
 
 def _store_path(settings: Store) -> Path:
     """Returns where responses are kept: where the settings say, or among the user's state."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(os.path.expanduser(settings.path or f"{state}/gpt-oss-120b/responses.sqlite3"))
+    if settings.path is not None:
+        return Path(os.path.expanduser(settings.path))
+    state = machine.user_directory("XDG_STATE_HOME", ".local/state")
+    return state / "gpt-oss-120b" / "responses.sqlite3"
 
 
 def _encoder(settings: Settings, recorder: Recorder, clock: Callable[[], float]) -> Encoder | None:

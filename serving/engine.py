@@ -219,12 +219,16 @@ def read(directory: Path) -> Engine:
         content = path.read_bytes()
     except FileNotFoundError:
         raise EngineError(f"{directory} is not an engine: it has no {MANIFEST_NAME}") from None
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror}") from None
     engine = decode(content, path)
     for file in engine.files:
         try:
             size_bytes = (directory / file.path).stat().st_size
         except FileNotFoundError:
             raise EngineError(f"{directory / file.path} is missing") from None
+        except OSError as error:
+            raise EngineError(f"{directory / file.path} cannot be read: {error.strerror}") from None
         if size_bytes != file.size_bytes:
             raise EngineError(
                 f"{directory / file.path} has {size_bytes} bytes, engine.json says "
@@ -243,7 +247,10 @@ def verify(directory: Path) -> Engine:
     """Returns the manifest after hashing every file. Raises EngineError naming a changed file."""
     engine = read(directory)
     for file in engine.files:
-        found = sha256(directory / file.path)
+        try:
+            found = sha256(directory / file.path)
+        except OSError as error:
+            raise EngineError(f"{directory / file.path} cannot be read: {error.strerror}") from None
         if found != file.sha256:
             raise EngineError(
                 f"{directory / file.path} has changed: sha256 {found}, engine.json says "

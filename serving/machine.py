@@ -1,5 +1,5 @@
 """What of this machine the process may use: processors and memory, by its own limits and those of
-its control groups (version 1 and 2).
+its control groups (version 1 and 2), and its user's directories.
 
 `os.cpu_count()` says how many processors the machine has. A container with a quota of two on a
 machine of 64 that ran 64 threads would stand still most of the time.
@@ -41,6 +41,17 @@ def memory_bytes(root: Path = ROOT) -> int:
 def available_bytes(root: Path = ROOT) -> int:
     """Returns how much of `memory_bytes` is not taken by others. Raises OSError."""
     return min(_meminfo(root)["MemAvailable"], memory_bytes(root))
+
+
+def user_directory(variable: str, below_home: str) -> Path:
+    """Returns what an XDG variable names, else its default below the user's home.
+
+    A user without a name and without HOME, as in many containers, has `/` for a home.
+    """
+    if named := os.environ.get(variable):
+        return Path(os.path.expanduser(named))
+    home = os.path.expanduser("~")
+    return Path("/" if home == "~" else home) / below_home
 
 
 def _quotas(root: Path) -> Iterator[float]:

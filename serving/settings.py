@@ -264,9 +264,13 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     environment = os.environ if environment is None else environment
     named = environment.get(CONFIG_VARIABLE)
     path = Path(named) if named else DEFAULT_PATH
-    if named and not path.is_file():
-        raise SettingsError(f"{path}: the file that {CONFIG_VARIABLE} names does not exist")
-    values = _read(path) if path.is_file() else {}
+    try:
+        values = _read(path)
+    except FileNotFoundError:
+        if named:
+            message = f"{path}: the file that {CONFIG_VARIABLE} names does not exist"
+            raise SettingsError(message) from None
+        values = {}
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -274,10 +278,14 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Returns the mapping that a YAML file holds."""
+    """Returns the mapping that a YAML file holds. Raises FileNotFoundError and SettingsError."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not YAML: {error}") from None
     if values is None:
         return {}

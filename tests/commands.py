@@ -134,12 +134,25 @@ def serve(
 
     `before` is called in the new process, before the command.
     """
+    command, variables = [str(BENTOML), "serve", bento], environment(home, extra or {})
+    with served_by(command, variables, *arguments, cwd=cwd, before=before) as served:
+        yield served
+
+
+@contextmanager
+def served_by(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *arguments: str,
+    cwd: Path = REPOSITORY,
+    before: Callable[[], object] | None = None,
+) -> Iterator[Served]:
+    """Runs a command that serves, on a free port; nothing of it outlives the block."""
     port = free_port()
-    command = [str(BENTOML), "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [*command, *arguments],
+        [*command, "--host", "127.0.0.1", "--port", str(port), *arguments],
         cwd=cwd,
-        env=environment(home, extra or {}),
+        env={"PYTHONUNBUFFERED": "1", **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -81,7 +81,7 @@ def make(profile: Profile, shape: Architecture, fetched_bytes: int) -> CpuPlan:
 
 
 def lines(plan: CpuPlan, building_bytes: int) -> list[str]:
-    """Returns the plan as lines for a person. `building_bytes` is what its build needs of memory."""
+    """Returns the plan as lines for a person. `building_bytes` is the memory of its build."""
     told = [f"{plan.profile}: in memory, on a CPU"]
     for name, note in (
         ("attention", ""),

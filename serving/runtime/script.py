@@ -183,5 +183,7 @@ def read(directory: Path) -> Script:
         return msgspec.json.decode(path.read_bytes(), type=Script)
     except FileNotFoundError:
         raise EngineError(f"{path} is missing: a replay engine plays it") from None
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.MsgspecError as error:
         raise EngineError(f"{path}: {error}") from None

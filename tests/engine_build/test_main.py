@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 
 from engine_build import fetch
 from engine_build.failure import ExitCode
+from tests import limits
 from tests.engine_build.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
@@ -166,3 +168,36 @@ def test_a_start_imports_neither_numpy_nor_torch() -> None:
         "import sys, engine_build.__main__; sys.exit({'numpy', 'torch'} & {*sys.modules} != set())"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list",),
+        ("find", "gpt-oss-development"),
+        ("obtain", "gpt-oss-20b-cpu"),
+        ("inspect", "gpt-oss-development"),
+        ("verify", "gpt-oss-development"),
+        ("build", "development"),
+        ("build", "gpt-oss-20b-cpu", "--dry-run"),
+        ("fetch", "gpt-oss-20b-cpu"),
+    ],
+)
+def test_a_state_directory_that_may_not_be_read_is_one_line(
+    scene: Scene, arguments: tuple[str, ...]
+) -> None:
+    scene.state.root.chmod(0)
+    try:
+        done = subprocess.run(
+            limits.unprivileged(sys.executable, "-m", "engine_build", *arguments),
+            env={**os.environ, "GPT_OSS_STATE": str(scene.state.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        scene.state.root.chmod(0o755)
+    assert done.returncode == ExitCode.STORAGE
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {scene.state.root}")
+    assert line.endswith("Permission denied")

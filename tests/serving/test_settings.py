@@ -154,3 +154,11 @@ def test_proxies_are_addresses_and_networks(tmp_path: Path) -> None:
     http = load_settings(write(tmp_path, text)).http
     assert [str(proxy) for proxy in http.trusted_proxies] == ["unix", "10.0.0.1/32", "fd00::/8"]
     assert http.unix_socket == str(Path.home() / "api.sock")
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"^{tmp_path}: cannot be read: Is a directory$"):
+        load_settings({"GPT_OSS_CONFIG": str(tmp_path)})
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(SettingsError, match=r"bytes\.yaml: not YAML"):
+        load_settings({"GPT_OSS_CONFIG": str(tmp_path / "bytes.yaml")})

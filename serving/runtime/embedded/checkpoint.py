@@ -76,6 +76,8 @@ def read_config(directory: Path) -> ModelConfig:
         raw = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from None
     if not isinstance(raw, dict) or raw.get("model_type") != "gpt_oss":
@@ -182,10 +184,12 @@ def _opened(shard: Path) -> Any:
 
 def _shards(directory: Path) -> list[Path]:
     index = directory / INDEX_NAME
-    if not index.exists():
-        return [directory / SINGLE_NAME]
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except FileNotFoundError:
+        return [directory / SINGLE_NAME]
+    except OSError as error:
+        raise CheckpointError(f"{index} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError):
         raise CheckpointError(f"{index} has no weight_map") from None
     strange = [name for name in names if Path(name).name != name]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from serving import machine
+from serving.runtime.embedded.checkpoint import CheckpointError, read_config
 from serving.runtime.embedded.executor import OpenPass
 from serving.runtime.embedded.forward_pass import Described, TorchPass
 from serving.runtime.embedded.loading import load_model
 from serving.runtime.embedded.native import library
 from serving.runtime.embedded.native.forward_pass import NativePass
 from serving.runtime.embedded.native.library import NativeError
-from serving.runtime.embedded.native.model import DTYPE, load_native
+from serving.runtime.embedded.native.model import DTYPE, expert_bytes, load_native
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,18 @@ def open_model(
             model = load_native(directory, block_tokens=block_tokens, library=kernels)
             return model, partial(NativePass, model)
         except NativeError as error:
+            _check_memory(directory, error)
             _log.warning("computing with torch alone, which is slower: %s", error)
     plain = load_model(directory, block_tokens=block_tokens, dtype=dtype, device=device)
     return plain, partial(TorchPass, plain, batch_sizes=batch_sizes)
+
+
+def _check_memory(directory: Path, error: NativeError) -> None:
+    """Raises CheckpointError for a model that torch, which unpacks experts, cannot hold here."""
+    needed_bytes = expert_bytes(read_config(directory))
+    with suppress(OSError):  # a machine that does not tell its memory
+        if needed_bytes > machine.memory_bytes():
+            raise CheckpointError(
+                f"{directory}: experts that torch computes with take {needed_bytes / 1e9:.0f} GB, "
+                f"more than there is here; without torch: {error}"
+            )

@@ -6,6 +6,7 @@ of a BERT, `modules.json` with what comes after it, `1_Pooling/config.json`.
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -76,13 +77,13 @@ def locate(reference: str) -> Path:
 
     The package is not imported. Raises EncoderError when there is none.
     """
-    path = Path(reference).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(reference))
+    if os.path.isdir(path):
         return path.absolute()
     spec = find_spec(reference) if reference.isidentifier() else None
     for root in spec.submodule_search_locations or () if spec else ():
         for directory in (Path(root), Path(root) / "model"):
-            if (directory / "config.json").is_file():
+            if os.path.isfile(directory / "config.json"):
                 return directory
     raise EncoderError(f"{reference}: neither a directory nor a package with an encoder")
 
@@ -91,8 +92,10 @@ def read(directory: Path) -> EncoderDescription:
     """Returns what is in `directory`. Raises EncoderError when it cannot be run here."""
     architecture = _read(directory / "config.json", Architecture)
     for name in (WEIGHTS, TOKENIZER):
-        if not (directory / name).is_file():
+        if not os.path.isfile(directory / name):
             raise EncoderError(f"{directory / name}: there is no such file")
+        if not os.access(directory / name, os.R_OK):
+            raise EncoderError(f"{directory / name}: may not be read")
     pooling: Pooling | None = None
     normalizes = False
     for module in _read(directory / "modules.json", list[_Module]):
@@ -108,7 +111,7 @@ def read(directory: Path) -> EncoderDescription:
     if pooling is None:
         raise EncoderError(f"{directory / 'modules.json'}: it has no Pooling")
     lengths = directory / "sentence_bert_config.json"
-    asked = _read(lengths, _Lengths).max_seq_length if lengths.is_file() else None
+    asked = _read(lengths, _Lengths).max_seq_length if os.path.isfile(lengths) else None
     most = architecture.max_position_embeddings
     return EncoderDescription(
         directory=directory,

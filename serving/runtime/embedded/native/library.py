@@ -14,8 +14,11 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
+
+from serving import machine
 
 SOURCE = Path(__file__).with_name("forward.c")
 HEADERS = ("vectors.h", "tiles.h", "int8.h", "matrix.h", "attention.h", "model.h")
@@ -31,6 +34,10 @@ COMPILE_SECONDS = 120.0
 
 class NativeError(Exception):
     """There are no native kernels here. The message says why, in one line."""
+
+
+class _NotRunnableError(NativeError):
+    """What was compiled cannot be loaded from where it is: its disk is mounted `noexec`."""
 
 
 class CMatrix(ctypes.Structure):
@@ -127,7 +134,7 @@ class Library:
         try:
             library = ctypes.CDLL(str(path))
         except OSError as error:
-            raise NativeError(f"the compiled kernels cannot be loaded: {error}") from None
+            raise _NotRunnableError(f"the compiled kernels cannot be loaded: {error}") from None
         self.forward = library.forward
         self.forward.argtypes = (POINTER(CStep),)
         self.forward.restype = None
@@ -154,19 +161,23 @@ def load(cache: Path, *, compiler: str = COMPILER, options: Sequence[str] = ()) 
     name = f"forward-{_key(command)}.so"
     if _is_ours(cache):
         path = cache / name
-        if not path.is_file():
+        # A cache from which nothing may be run is no cache.
+        with suppress(_NotRunnableError, OSError):
+            if not path.is_file():
+                _compile(command, path)
+            return Library(path)
+    try:
+        with tempfile.TemporaryDirectory() as room:  # what is loaded outlives its file
+            path = Path(room) / name
             _compile(command, path)
-        return Library(path)
-    with tempfile.TemporaryDirectory() as room:  # what is loaded outlives its file
-        path = Path(room) / name
-        _compile(command, path)
-        return Library(path)
+            return Library(path)
+    except OSError as error:
+        raise NativeError(f"there is nowhere to compile: {error.strerror}") from None
 
 
 def default_cache() -> Path:
     """Returns where this user's programs keep what they can make again."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "gpt-oss-120b" / "native"
+    return machine.user_directory("XDG_CACHE_HOME", ".cache") / "gpt-oss-120b" / "native"
 
 
 def _is_ours(cache: Path) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from serving import machine
+from serving.runtime.embedded.checkpoint import CheckpointError
 from serving.runtime.embedded.model import Model
 from serving.runtime.embedded.native import library
 from serving.runtime.embedded.native.model import NativeModel
@@ -57,3 +59,12 @@ def test_blocks_of_a_size_that_c_does_not_take_are_no_error(
 ) -> None:
     assert isinstance(opened(write_checkpoint(shape()), block_tokens=8), Model)
     assert "block_tokens 8" in caplog.text
+
+
+def test_what_torch_alone_could_not_hold_is_refused(
+    write_checkpoint: WriteCheckpoint, shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpt-oss-20b would take 38 GB, and the kernel would end the process without a word."""
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 1000)
+    with pytest.raises(CheckpointError, match="block_tokens 8 is no multiple"):
+        opened(write_checkpoint(shape()), block_tokens=8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,38 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert library.default_cache() == tmp_path / ".cache" / "gpt-oss-120b" / "native"
+
+
+def test_a_user_without_a_home_has_the_root_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(user: int) -> object:
+        raise KeyError(user)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert library.default_cache() == Path("/.cache/gpt-oss-120b/native")
+
+
+def test_a_cache_from_which_nothing_is_run_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is mounted `noexec`."""
+    cache, load = tmp_path / "cache", ctypes.CDLL
+
+    def guarded(path: str) -> ctypes.CDLL:
+        if path.startswith(str(cache)):
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", guarded)
+    assert library.load(cache, options=QUICK).forward is not None
+
+
+def test_with_nowhere_to_compile_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    with pytest.raises(NativeError, match="there is nowhere to compile"):
+        library.load(tmp_path / "file" / "cache", options=QUICK)
