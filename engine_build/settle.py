@@ -129,8 +129,8 @@ def building_bytes(wanted: Settled) -> int:
     """Returns the memory of the largest engine that a build for a CPU runs. They run one at a time:
     the one that it is for, and those of the precision gate."""
     gate = wanted.gate
-    runs = [wanted.profile, *((gate.reference, gate.fallback) if gate else ())]
-    return max(plan_cpu(profile).memory for profile in runs if profile is not None)
+    runs = [wanted.profile, *((gate.reference, *gate.fallbacks) if gate else ())]
+    return max(plan_cpu(profile).memory for profile in runs)
 
 
 def cpu_lines(wanted: Settled) -> list[str]:
