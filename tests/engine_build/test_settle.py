@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import overlay, profile
 from engine_build.profiles.profile import Profile
-from engine_build.settle import complete, make_plan, settle
+from engine_build.settle import (
+    building_bytes,
+    complete,
+    cpu_lines,
+    make_plan,
+    plan_cpu,
+    settle,
+)
 
 PAIRS = [
     (name, purpose)
@@ -32,10 +41,14 @@ def test_a_profile_for_the_embedded_runtime_stays_as_it_is() -> None:
     assert settle("development", None).profile == profile.load("development")
 
 
-def test_memory_is_planned_for_gpus_only() -> None:
-    with pytest.raises(BuildError, match=r"device\.kind is cpu") as caught:
-        make_plan(profile.load("development"))
-    assert caught.value.exit_code is ExitCode.CONFIGURATION
+def test_a_build_for_a_cpu_has_room_for_every_engine_that_its_gate_runs() -> None:
+    settled = settle("gpt-oss-20b-cpu", None)
+    assert settled.gate is not None
+    least_bytes = plan_cpu(settled.profile).memory
+    assert building_bytes(settled) == plan_cpu(settled.gate.reference).memory > least_bytes
+    assert any("building" in line for line in cpu_lines(settled))
+    ungated = dataclasses.replace(settled, gate=None)
+    assert building_bytes(ungated) == least_bytes
 
 
 def test_memory_is_planned_for_tensorrt_llm_only() -> None:
