@@ -1,7 +1,8 @@
 """The files of a hub in Hugging Face's layout: their addresses, and why one is not to be had.
 
-Nothing but files' addresses is asked, and nothing of this machine is told: huggingface_hub, which
-could fetch files too, asks for a list of programs first and names the packages that it finds.
+Nothing but files' addresses is asked, and nothing of this machine is told. So huggingface_hub says
+where a file is, and does not fetch it: it would ask for a list of programs first, and name the
+packages that it finds.
 HF_ENDPOINT, HF_TOKEN (else the token that `hf auth login` left) and HF_HUB_OFFLINE are respected.
 """
 
@@ -14,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx2
+from huggingface_hub import hf_hub_url
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 USER_AGENT = "gpt-oss-120b"
@@ -55,9 +56,7 @@ def address(
 ) -> str:
     """Returns where a file of a revision is. `endpoint` None is what the environment says."""
     root = endpoint or environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
-    return (
-        f"{root.rstrip('/')}/{quote(repository)}/resolve/{quote(revision, safe='')}/{quote(path)}"
-    )
+    return hf_hub_url(repository, path, revision=revision, endpoint=root.rstrip("/"))
 
 
 @contextmanager
