@@ -144,7 +144,7 @@ class Service:
             self._loading.cancel()
             await asyncio.wait({self._loading})
         if self._grammars is not None:
-            await asyncio.to_thread(self._grammars.close)
+            await self._grammars.close()
         if self._supervised is not None:
             await self._supervised.stop()
 
@@ -204,12 +204,13 @@ class Service:
         ranks = directory / engine.RANKS_PATH
         vocabulary = await asyncio.to_thread(Vocabulary.load, ranks)
         if library.is_installed():
-            budget_seconds = self._settings.deadlines.schema_seconds
             self._grammars = GrammarCheck(
                 ranks,
                 vocabulary.size,
-                budget_seconds,
-                lambda why: self._recorder.logger.error("schema compiler lost", reason=why),
+                self._settings.deadlines.schema_seconds,
+                max_waiting=self._settings.admission.max_waiting_schemas,
+                clock=self._clock,
+                on_loss=lambda why: self._recorder.logger.error("schema compiler lost", reason=why),
             )
         pipeline = Pipeline(
             self._supervised,

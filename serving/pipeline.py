@@ -18,7 +18,7 @@ from serving.plain import PlainText
 from serving.runtime.contract import EngineHandle, SequenceStream
 from serving.settings import Deadlines
 from serving.telemetry.record import Record
-from serving.watch import Watch
+from serving.watch import Watch, within
 
 Events = AsyncGenerator[list[ChoiceEvent], None]
 
@@ -124,13 +124,14 @@ class Pipeline:
 
     async def _start(self, job: Job, record: Record, hold: Hold) -> tuple[Watch, SequenceStream]:
         """Waits for a ticket and gives the job to the engine; what it takes is in `hold`."""
-        if job.sampling.grammar is not None:
-            if self._grammars is None:
-                raise ServingError(ErrorKind.UNSUPPORTED, "Answers cannot be constrained here.")
-            await self._grammars.require(job.sampling.grammar, job.grammar_param)
         limits = self._deadlines
         total_seconds = min(limits.total_seconds, job.deadline_seconds or limits.total_seconds)
         due = record.started + total_seconds
+        if job.sampling.grammar is not None:
+            if self._grammars is None:
+                raise ServingError(ErrorKind.UNSUPPORTED, "Answers cannot be constrained here.")
+            async with within(due - self._clock()):
+                await self._grammars.require(job.sampling.grammar, job.grammar_param)
         queue_seconds = max(0.0, due - self._clock())
         if not job.begun:
             queue_seconds = min(limits.queue_seconds, queue_seconds)

@@ -131,6 +131,7 @@ class Admission(Section):
 
     max_running: Count | None = None
     max_waiting: Annotated[int, Field(ge=0)] = 256
+    max_waiting_schemas: Annotated[int, Field(ge=0)] = 32
 
 
 class Supervision(Section):

@@ -1,4 +1,4 @@
-"""Interrupts a task that waits for the engine longer than it may.
+"""Interrupts a task that waits longer than it may.
 
 The cost of a deadline is paid when a job begins and ends, not for every token: one timer looks from
 time to time whether the wait of that moment is over its limit.
@@ -7,11 +7,27 @@ time to time whether the wait of that moment is over its limit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 from serving.errors import ErrorKind, ServingError
 from serving.runtime.contract import SequenceStream
 from serving.runtime.messages import Output
+
+TOO_LATE = "The request took longer than it may in total."
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncGenerator[None]:
+    """Runs a block for so many seconds, then ends it with ServingError (DEADLINE)."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ServingError(ErrorKind.DEADLINE, TOO_LATE) from None
 
 
 class Watch:
@@ -93,5 +109,5 @@ class Watch:
 
     def _reason(self, now: float) -> str:
         if now >= self._due:
-            return "The request took longer than it may in total."
+            return TOO_LATE
         return f"The engine gave no token for {self._limit_seconds:g} seconds."

@@ -9,163 +9,149 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import os
-import select
-import subprocess
-import sys
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
-
-import serving
 from serving.errors import ErrorKind, ServingError
+from serving.runtime.grammar.compiler import CompilerProcess
 
-START_SECONDS = 60.0
-"""How long the process may take until it is ready; it takes about a second."""
 REMEMBERED = 1024
 """Verdicts that are kept, by the hash of the grammar."""
-ATTEMPTS = 2
-"""Processes that a grammar may see die before it is held to be the reason."""
-_READ_BYTES = 65536
+SLOW_SECONDS = 300.0
+"""How long a verdict is kept for which the machine may be the reason."""
+RETRY_AFTER_SECONDS = 5.0
+
+
+class _Verdict(NamedTuple):
+    reason: str
+    """Why the grammar cannot be used; empty: it can."""
+    until: float
+    """When it is to be found out again, by the clock."""
+
+
+class _Judgement:
+    """A grammar that waits for its verdict or gets it, for all who ask for the same one."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[_Verdict]
+        self.waiters = 0
+        self.begun = False
 
 
 class GrammarCheck:
-    """Checks grammars, one at a time. The process is started by the first.
-
-    `on_loss` is told, in any thread, why a process has ended that was not to end.
-    """
+    """Checks grammars, one at a time and first come first served, with a bounded line before it."""
 
     def __init__(
         self,
         ranks: Path,
         vocab_size: int,
         budget_seconds: float,
+        *,
+        max_waiting: int,
+        clock: Callable[[], float],
         on_loss: Callable[[str], None],
     ) -> None:
-        self._command = [
-            *(sys.executable, "-P", "-m", "serving.runtime.grammar.process"),
-            *("--ranks", str(ranks), "--vocab-size", str(vocab_size)),
-            *("--alarm-seconds", str(math.ceil(budget_seconds) + 1)),
-        ]
+        """`on_loss` is told why a process has ended that was not to end."""
+        self._compiler = CompilerProcess(ranks, vocab_size, budget_seconds, on_loss)
         self._budget_seconds = budget_seconds
-        self._on_loss = on_loss
-        self._verdicts: OrderedDict[bytes, str] = OrderedDict()
-        self._turn = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
+        self._judgements: dict[bytes, _Judgement] = {}
+        self._turn = asyncio.Lock()
         self._closed = False
 
     async def require(self, grammar: str, param: str | None) -> None:
-        """Returns when a grammar can be used. Raises ServingError with `param` when it cannot."""
+        """Returns when a grammar can be used.
+
+        Raises ServingError: INVALID_VALUE with `param` when it cannot, OVERLOADED when too many
+        wait. What the last one who waits for gives up is not compiled, unless that has begun.
+        """
         key = hashlib.sha256(grammar.encode()).digest()
         verdict = self._verdicts.get(key)
-        if verdict is None:
-            verdict = await asyncio.to_thread(self._judge, key, grammar)
+        if verdict is None or verdict.until <= self._clock():
+            verdict = await self._judged(key, grammar)
         else:
             self._verdicts.move_to_end(key)
-        if verdict:
+        if verdict.reason:
             raise ServingError(
-                ErrorKind.INVALID_VALUE, f"The schema cannot be used: {verdict}.", param=param
+                ErrorKind.INVALID_VALUE,
+                f"The schema cannot be used: {verdict.reason}.",
+                param=param,
             )
 
-    def close(self) -> None:
-        """Ends the process for good. A check that is under way fails."""
+    async def close(self) -> None:
+        """Ends the process for good. Checks that wait or are under way fail."""
         self._closed = True
-        if (process := self._process) is not None:
-            process.kill()
-        with self._turn:
-            self._end()
+        tasks = {judgement.task for judgement in self._judgements.values()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._compiler.end()
 
-    def _judge(self, key: bytes, grammar: str) -> str:
-        with self._turn:
-            if (verdict := self._verdicts.get(key)) is not None:
-                return verdict
-            try:
-                verdict = self._ask(grammar)
-            except TimeoutError:
-                # Not remembered: perhaps the whole machine was slow.
-                self._end(f"killed: a schema took more than {self._budget_seconds:g} seconds")
-                return f"to compile it takes more than {self._budget_seconds:g} seconds"
-            self._verdicts[key] = verdict
-            if len(self._verdicts) > REMEMBERED:
-                self._verdicts.popitem(last=False)
-            return verdict
+    async def _judged(self, key: bytes, grammar: str) -> _Verdict:
+        judgement = self._judgements.get(key) or self._begin(key, grammar)
+        judgement.waiters += 1
+        try:
+            await asyncio.wait({judgement.task})
+        finally:
+            judgement.waiters -= 1
+            if not (judgement.waiters or judgement.begun):
+                self._forget(key, judgement)
+                judgement.task.cancel()
+        if judgement.task.cancelled():
+            raise _draining()
+        return judgement.task.result()
 
-    def _ask(self, grammar: str) -> str:
-        """Returns the verdict of the process. Raises TimeoutError, ServingError."""
-        for _ in range(ATTEMPTS):
-            process = self._process or self._start()
-            try:
-                return self._exchange(process, grammar)
-            except (EOFError, OSError) as error:
-                if isinstance(error, TimeoutError):
-                    raise
-                self._end("it ended over a schema")
-        # It died of this grammar each time: of its memory, or of a fault in the compiler.
-        return "it cannot be compiled"
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        """Returns a process that is ready. Raises ServingError."""
+    def _begin(self, key: bytes, grammar: str) -> _Judgement:
+        """Puts a grammar into the line. Raises ServingError."""
         if self._closed:
-            raise ServingError(ErrorKind.DRAINING, "The server is shutting down.")
-        root = str(Path(serving.__file__).parents[1])
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        process = self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # the compiler writes parts of what clients sent there
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
-        try:
-            _read_line(process, START_SECONDS)
-        except (TimeoutError, EOFError):
-            self._end("it did not start")
+            raise _draining()
+        if len(self._judgements) > self._max_waiting:  # one of them has its turn
             raise ServingError(
-                ErrorKind.INTERNAL, "The compiler of schemas does not start."
-            ) from None
-        return process
+                ErrorKind.OVERLOADED,
+                "Too many schemas wait to be compiled. Try again later.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        judgement = self._judgements[key] = _Judgement()
+        judgement.task = asyncio.create_task(self._judge(key, grammar, judgement), name="grammar")
+        judgement.task.add_done_callback(lambda task: self._over(key, judgement, task))
+        return judgement
 
-    def _exchange(self, process: subprocess.Popen[bytes], grammar: str) -> str:
-        if process.stdin is None:
-            raise EOFError
-        process.stdin.write(msgspec.json.encode(grammar) + b"\n")
-        process.stdin.flush()
-        return msgspec.json.decode(_read_line(process, self._budget_seconds), type=str)
+    async def _judge(self, key: bytes, grammar: str, judgement: _Judgement) -> _Verdict:
+        async with self._turn:
+            judgement.begun = True
+            verdict = await self._verdict(grammar)
+        self._verdicts[key] = verdict
+        self._verdicts.move_to_end(key)
+        if len(self._verdicts) > REMEMBERED:
+            self._verdicts.popitem(last=False)
+        return verdict
 
-    def _end(self, why: str = "") -> None:
-        """Kills the process, where there is one, and frees what it held.
-
-        With a `why` this is a loss: that it ended by itself, or why it could not go on.
-        """
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
+    async def _verdict(self, grammar: str) -> _Verdict:
+        """Returns the verdict of the process. Raises ServingError."""
         try:
-            process.communicate()
-        except (BrokenPipeError, ValueError):
-            process.wait()
-        if why and not self._closed:
-            self._on_loss(f"{why}; exit code {process.returncode}")
+            reason = await self._compiler.verdict(grammar)
+        except TimeoutError:
+            reason = f"to compile it takes more than {self._budget_seconds:g} seconds"
+        else:
+            if reason is not None:
+                return _Verdict(reason, math.inf)
+            reason = "it cannot be compiled"  # the process died of its memory, or of a fault
+        return _Verdict(reason, self._clock() + SLOW_SECONDS)
+
+    def _over(self, key: bytes, judgement: _Judgement, task: asyncio.Task[_Verdict]) -> None:
+        self._forget(key, judgement)
+        if not task.cancelled():
+            task.exception()  # looked at, for those who have left before it failed
+
+    def _forget(self, key: bytes, judgement: _Judgement) -> None:
+        if self._judgements.get(key) is judgement:
+            del self._judgements[key]
 
 
-def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """Returns the next line. Raises TimeoutError, and EOFError when the process has ended."""
-    if process.stdout is None:
-        raise EOFError
-    poll = select.poll()
-    poll.register(process.stdout, select.POLLIN)
-    due = time.monotonic() + seconds
-    line = b""
-    while not line.endswith(b"\n"):
-        if not poll.poll(max(0.0, due - time.monotonic()) * 1000):
-            raise TimeoutError
-        data = os.read(process.stdout.fileno(), _READ_BYTES)
-        if not data:
-            raise EOFError
-        line += data
-    return line
+def _draining() -> ServingError:
+    return ServingError(ErrorKind.DRAINING, "The server is shutting down.")
