@@ -1,37 +1,57 @@
-"""Endpoints that answer from the request alone: nothing is generated."""
+"""Endpoints that answer at once: nothing is generated."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from serving.api.body import require_json
-from serving.api.exchange import exchange_of
+from serving.api.connection import Connection
+from serving.api.exchange import Exchange, exchange_of
+from serving.api.generation import Surroundings
 from serving.api.limits import read_body
-from serving.api.replies import reply_json
-from serving.settings import Limits
+from serving.api.replies import reply
+from serving.api.timeout import requested_seconds
+from serving.watch import within
 
-Compute = Callable[[bytes], dict[str, object]]
-"""From a request's body to its answer. Raises ServingError."""
+Answer = Callable[[bytes, Exchange], Awaitable[bytes]]
+"""From a request's body to the JSON of its answer. Raises ServingError."""
 
 
 class Computation:
-    """An ASGI application. `route` is its metric label; a large body is answered in a thread."""
+    """An ASGI application. `route` is its metric label.
 
-    def __init__(self, route: str, limits: Limits, compute: Compute) -> None:
+    The answer is given up when its client leaves and when the request's time is over.
+    """
+
+    def __init__(self, route: str, around: Surroundings, answer: Answer) -> None:
         self._route = route
-        self._limits = limits
-        self._compute = compute
+        self._around = around
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, self._route)
+        around = self._around
+        exchange = exchange_of(scope, self._route)
         require_json(scope)
         body = await read_body(receive)
-        if len(body) > self._limits.thread_body_bytes:
-            answer = await asyncio.to_thread(self._compute, body)
-        else:
-            answer = self._compute(body)
-        await reply_json(send, answer)
+        slow_client_seconds = around.settings.deadlines.slow_client_seconds
+        async with Connection(receive, send, around.clock, slow_client_seconds) as connection:
+            async with within(around.left_seconds(exchange.accepted, requested_seconds(scope))):
+                answer = await self._answer(body, exchange)
+            await reply(connection.send, 200, answer, b"application/json")
+
+
+def counting(
+    route: str, around: Surroundings, compute: Callable[[bytes], dict[str, object]]
+) -> Computation:
+    """Returns an endpoint that counts or names tokens: `compute` makes the answer of a body."""
+
+    async def answer(body: bytes, exchange: Exchange) -> bytes:
+        return await around.counting.run_sized(
+            len(body), lambda: msgspec.json.encode(compute(body))
+        )
+
+    return Computation(route, around, answer)

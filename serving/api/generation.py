@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
@@ -11,16 +10,18 @@ from starlette.types import Receive, Scope, Send
 
 from serving.api.body import require_json
 from serving.api.connection import Connection
-from serving.api.exchange import exchange_of
+from serving.api.exchange import Exchange, exchange_of
 from serving.api.limits import read_body
 from serving.api.replies import reply_json
 from serving.api.timeout import requested_seconds
 from serving.backend import Backend
+from serving.control.workers import Workers
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.pipeline import Events
 from serving.settings import Settings
 from serving.tools.executors import Toolbox
+from serving.watch import within
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -94,7 +95,9 @@ class Surroundings:
     """What an endpoint needs of the service.
 
     `backend` returns what serves now, or raises ServingError; `known` returns it or None. `now` is
-    the time of day in seconds since 1970, `make_id` returns a new random id each time.
+    the time of day in seconds since 1970, `make_id` returns a new random id each time. What costs
+    time in Python is done by the workers of its kind: `reading` prepares what is to be generated,
+    `counting` counts tokens, `embedding` reads and writes embeddings.
     """
 
     settings: Settings
@@ -105,6 +108,14 @@ class Surroundings:
     make_id: Callable[[], str]
     count_unknown: Callable[[int], None]
     toolbox: Toolbox
+    reading: Workers
+    counting: Workers
+    embedding: Workers
+
+    def left_seconds(self, accepted: float, requested_seconds: float | None) -> float:
+        """Returns how long a request may still take that was accepted at `accepted`."""
+        most = self.settings.deadlines.total_seconds
+        return accepted + min(most, requested_seconds or most) - self.clock()
 
 
 class Generation:
@@ -125,20 +136,39 @@ class Generation:
         body = await read_body(receive)
         slow_client_seconds = around.settings.deadlines.slow_client_seconds
         async with Connection(receive, send, around.clock, slow_client_seconds) as connection:
-            arguments = (body, exchange.request_id, requested_seconds(scope))
-            if len(body) > around.settings.limits.thread_body_bytes:
-                prepared = await asyncio.to_thread(self._prepare, *arguments)
-            else:
-                prepared = self._prepare(*arguments)
-            if isinstance(prepared, Pending):
-                prepared = await prepared.finish()
-            around.count_unknown(prepared.unknown_fields)
+            seconds = requested_seconds(scope)
+            prepared = await prepare_within(
+                seconds,
+                exchange,
+                around,
+                len(body),
+                lambda: self._prepare(body, exchange.request_id, seconds),
+            )
             events = prepared.run(exchange.accepted)
             exchange.recorded = True
             try:
                 await present(connection, events, prepared.presenter)
             finally:
                 await events.aclose()
+
+
+async def prepare_within(
+    seconds: float | None,
+    exchange: Exchange,
+    around: Surroundings,
+    size_bytes: int,
+    prepare: Callable[[], Prepared | Pending],
+) -> Prepared:
+    """Returns what `prepare` makes of a request of `size_bytes`, in the time that the request has.
+
+    Raises ServingError, also DEADLINE.
+    """
+    async with within(around.left_seconds(exchange.accepted, seconds)):
+        prepared = await around.reading.run_sized(size_bytes, prepare)
+        if isinstance(prepared, Pending):
+            prepared = await prepared.finish()
+    around.count_unknown(prepared.unknown_fields)
+    return prepared
 
 
 async def present(connection: Connection, events: Events, presenter: Whole | Streamed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from serving.api.anthropic.endpoint import messages, token_count
 from serving.api.chat.endpoint import chat_completions
 from serving.api.completions.endpoint import completions
 from serving.api.conversations.routes import conversations_routes
-from serving.api.embeddings.endpoint import Embeddings
+from serving.api.embeddings.endpoint import embeddings
 from serving.api.generation import Surroundings
 from serving.api.missing import Missing
 from serving.api.models import Models
@@ -21,6 +22,7 @@ from serving.api.responses.background import Background
 from serving.api.responses.routes import responses_routes
 from serving.api.tokenize import detokenize, tokenize
 from serving.backend import Backend
+from serving.control.workers import Workers
 from serving.runtime.encoder.client import Encoder
 from serving.settings import Settings
 from serving.store.stores import Stores
@@ -64,6 +66,11 @@ def make_routes(
     make_id: Callable[[], str],
 ) -> list[BaseRoute]:
     """Returns every route, the catch-all last. No other address answers anything but 404."""
+    workers = functools.partial(
+        Workers,
+        max_waiting=settings.admission.max_waiting,
+        inline_bytes=settings.limits.thread_body_bytes,
+    )
     around = Surroundings(
         settings,
         service.backend,
@@ -73,6 +80,9 @@ def make_routes(
         make_id=make_id,
         count_unknown=metrics.count_unknown_fields,
         toolbox=toolbox,
+        reading=workers("reading"),
+        counting=workers("counting"),
+        embedding=workers("embedding"),
     )
     described = encoder.description if encoder is not None else None
     models = Models(settings, lambda: service.known, lambda: service.names, described, int(now()))
@@ -83,7 +93,7 @@ def make_routes(
     routes: list[BaseRoute] = [
         Route("/v1/chat/completions", chat_completions(around), methods=["POST"]),
         Route("/v1/completions", completions(around), methods=["POST"]),
-        Route("/v1/embeddings", Embeddings(around, encoder), methods=["POST"]),
+        Route("/v1/embeddings", embeddings(around, encoder), methods=["POST"]),
         Route("/v1/tokenize", tokenize(around), methods=["POST"]),
         Route("/v1/detokenize", detokenize(around), methods=["POST"]),
         Route("/v1/messages", messages(around), methods=["POST"]),

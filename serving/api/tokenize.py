@@ -11,7 +11,7 @@ from serving.api.chat.conversation import make_conversation
 from serving.api.chat.schema import ChatRequest
 from serving.api.completions.facts import token_name
 from serving.api.completions.schema import TokenId, check_ids
-from serving.api.computation import Computation
+from serving.api.computation import Computation, counting
 from serving.api.fields import Loose
 from serving.api.generation import Surroundings
 from serving.api.sampling import require_model
@@ -69,7 +69,7 @@ def tokenize(around: Surroundings) -> Computation:
         tokens = backend.vocabulary.encode(text.prompt)
         return _answer(tokens, backend, named=bool(text.return_token_strs))
 
-    return Computation(ROUTE, settings.limits, compute)
+    return counting(ROUTE, around, compute)
 
 
 def detokenize(around: Surroundings) -> Computation:
@@ -84,7 +84,7 @@ def detokenize(around: Surroundings) -> Computation:
         # Other servers call it by either name.
         return {"prompt": text, "text": text}
 
-    return Computation(REVERSE_ROUTE, settings.limits, compute)
+    return counting(REVERSE_ROUTE, around, compute)
 
 
 def _answer(tokens: list[int], backend: Backend, *, named: bool) -> dict[str, object]:

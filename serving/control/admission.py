@@ -75,7 +75,7 @@ class Admission:
         Asked before a request is read: to refuse must cost less than to serve.
         """
         if self._waiting >= self._max_waiting and (self._waiting or not self._fits(1)):
-            raise _overloaded()
+            raise overloaded()
 
     async def acquire(
         self, lane: Lane, sequences: int, queue_seconds: float, *, begun: bool = False
@@ -89,7 +89,7 @@ class Admission:
         if not self._waiting and self._fits(sequences):
             return self._grant(sequences)
         if self._waiting >= self._max_waiting and not begun:
-            raise _overloaded()
+            raise overloaded()
         waiter = Waiter(sequences)
         self._lanes[lane].append(waiter)
         self._waiting += 1
@@ -140,7 +140,8 @@ class Admission:
                 self._waiting -= 1
 
 
-def _overloaded() -> ServingError:
+def overloaded() -> ServingError:
+    """Returns what a request is told that finds no room."""
     return ServingError(
         ErrorKind.OVERLOADED,
         "The server has as many requests as it can hold. Try again later.",

@@ -8,7 +8,7 @@ from serving.api.anthropic.job import count_tokens, make_job
 from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from serving.api.anthropic.stream import MessageStream
 from serving.api.body import decode
-from serving.api.computation import Computation
+from serving.api.computation import Computation, counting
 from serving.api.generation import Generation, Prepared, Surroundings
 
 ROUTE = "messages"
@@ -48,13 +48,12 @@ def messages(around: Surroundings) -> Generation:
 
 def token_count(around: Surroundings) -> Computation:
     """Returns the endpoint that counts the tokens of a prompt."""
-    limits = around.settings.limits
 
     def compute(body: bytes) -> dict[str, object]:
-        request = decode(body, CountTokensRequest, limits)
+        request = decode(body, CountTokensRequest, around.settings.limits)
         return {"input_tokens": count_tokens(request, around.backend(), around.settings)}
 
-    return Computation(COUNT_ROUTE, limits, compute)
+    return counting(COUNT_ROUTE, around, compute)
 
 
 def _shown(request: MessagesRequest) -> ThinkingShown:

@@ -2,70 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from starlette.types import Receive, Scope, Send
-
-from serving.api.body import decode, require_json
-from serving.api.connection import Connection
+from serving.api.body import decode
+from serving.api.computation import Computation
 from serving.api.embeddings.answer import encode_answer
 from serving.api.embeddings.schema import EmbeddingsRequest
-from serving.api.exchange import Exchange, exchange_of
+from serving.api.exchange import Exchange
 from serving.api.generation import Surroundings
-from serving.api.limits import read_body
-from serving.api.replies import reply
-from serving.api.timeout import requested_seconds
 from serving.errors import ErrorKind, ServingError
 from serving.runtime.encoder.client import Encoder
 from serving.runtime.encoder.description import EncoderDescription
+from serving.settings import Settings
 
 ROUTE = "embeddings"
 
-_THREAD_BYTES = 64 * 1024
-"""An answer with more bytes of vectors is encoded beside the event loop."""
 
+def embeddings(around: Surroundings, encoder: Encoder | None) -> Computation:
+    """Returns the endpoint. `encoder` is None where none is configured."""
+    settings = around.settings
 
-class Embeddings:
-    """The endpoint, an ASGI application. `encoder` is None where none is configured."""
-
-    def __init__(self, around: Surroundings, encoder: Encoder | None) -> None:
-        self._around = around
-        self._encoder = encoder
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request. Raises ServingError."""
-        around, settings = self._around, self._around.settings
-        exchange = exchange_of(scope, ROUTE)
-        require_json(scope)
-        body = await read_body(receive)
-        slow_client_seconds = settings.deadlines.slow_client_seconds
-        async with Connection(receive, send, around.clock, slow_client_seconds) as connection:
-            seconds = settings.deadlines.total_seconds
-            seconds = min(seconds, requested_seconds(scope) or seconds)
-            if len(body) > settings.limits.thread_body_bytes:
-                request = await asyncio.to_thread(decode, body, EmbeddingsRequest, settings.limits)
-            else:
-                request = decode(body, EmbeddingsRequest, settings.limits)
-            around.count_unknown(len(request.model_extra or ()))
-            left_seconds = exchange.accepted + seconds - around.clock()
-            try:
-                async with asyncio.timeout(left_seconds):
-                    answer = await self._answer(request, exchange)
-            except TimeoutError:
-                raise ServingError(
-                    ErrorKind.DEADLINE, "The request took longer than it may in total."
-                ) from None
-            await reply(connection.send, 200, answer, b"application/json")
-
-    async def _answer(self, request: EmbeddingsRequest, exchange: Exchange) -> bytes:
-        encoder = self._require_model(request.model)
-        dimensions = self._dimensions(request, encoder.description)
-        _require_known_ids(request, encoder.description)
+    async def answer(body: bytes, exchange: Exchange) -> bytes:
+        request = await around.embedding.run_sized(
+            len(body), decode, body, EmbeddingsRequest, settings.limits
+        )
+        around.count_unknown(len(request.model_extra or ()))
+        used = _require_model(request.model, encoder, around)
+        dimensions = _dimensions(request, used.description, settings)
+        _require_known_ids(request, used.description)
         cut = request.truncate_prompt_tokens
-        found = await encoder.encode(
+        found = await used.encode(
             request.input,
             dimensions=dimensions,
-            truncate_tokens=encoder.description.max_tokens if cut == -1 else cut,
+            truncate_tokens=used.description.max_tokens if cut == -1 else cut,
         )
         exchange.prompt_tokens = found.tokens
         as_base64 = request.encoding_format == "base64"
@@ -74,35 +41,40 @@ class Embeddings:
             pieces = encode_answer(found.vectors, found.tokens, request.model, as_base64=as_base64)
             return b"".join(pieces)
 
-        large = len(found.vectors) * 4 * dimensions > _THREAD_BYTES
-        return await asyncio.to_thread(encode) if large else encode()
+        return await around.embedding.run_sized(len(found.vectors) * 4 * dimensions, encode)
 
-    def _require_model(self, name: str) -> Encoder:
-        """Returns the encoder. Raises ServingError (MODEL_NOT_FOUND) when it is not `name`."""
-        names = self._around.settings.embeddings.served_model_names
-        if self._encoder is not None and name in names:
-            return self._encoder
-        if self._encoder is None:
-            message = "This server makes no embeddings: no encoder is configured."
-        elif (known := self._around.known()) is not None and name in known.names:
-            message = f"{name!r} makes no embeddings; on this server {names[0]!r} does."
-        else:
-            message = f"There is no such model for embeddings here; this server has {names[0]!r}."
-        raise ServingError(ErrorKind.MODEL_NOT_FOUND, message, param="model")
+    return Computation(ROUTE, around, answer)
 
-    def _dimensions(self, request: EmbeddingsRequest, description: EncoderDescription) -> int:
-        """Returns how long the vectors are to be. Raises ServingError (UNSUPPORTED)."""
-        asked = request.dimensions or description.dimensions
-        known = {*self._around.settings.embeddings.shorter_dimensions, description.dimensions}
-        if asked not in known:
-            listed = " or ".join(map(str, sorted(known)))
-            raise ServingError(
-                ErrorKind.UNSUPPORTED,
-                f"'dimensions' must be {listed}: this encoder was not trained for vectors that are "
-                "cut anywhere else.",
-                param="dimensions",
-            )
-        return asked
+
+def _require_model(name: str, encoder: Encoder | None, around: Surroundings) -> Encoder:
+    """Returns the encoder. Raises ServingError (MODEL_NOT_FOUND) when it is not `name`."""
+    names = around.settings.embeddings.served_model_names
+    if encoder is not None and name in names:
+        return encoder
+    if encoder is None:
+        message = "This server makes no embeddings: no encoder is configured."
+    elif (known := around.known()) is not None and name in known.names:
+        message = f"{name!r} makes no embeddings; on this server {names[0]!r} does."
+    else:
+        message = f"There is no such model for embeddings here; this server has {names[0]!r}."
+    raise ServingError(ErrorKind.MODEL_NOT_FOUND, message, param="model")
+
+
+def _dimensions(
+    request: EmbeddingsRequest, description: EncoderDescription, settings: Settings
+) -> int:
+    """Returns how long the vectors are to be. Raises ServingError (UNSUPPORTED)."""
+    asked = request.dimensions or description.dimensions
+    known = {*settings.embeddings.shorter_dimensions, description.dimensions}
+    if asked not in known:
+        listed = " or ".join(map(str, sorted(known)))
+        raise ServingError(
+            ErrorKind.UNSUPPORTED,
+            f"'dimensions' must be {listed}: this encoder was not trained for vectors that are "
+            "cut anywhere else.",
+            param="dimensions",
+        )
+    return asked
 
 
 def _require_known_ids(request: EmbeddingsRequest, description: EncoderDescription) -> None:

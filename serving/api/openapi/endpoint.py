@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -28,12 +27,15 @@ class Description:
         self, routes: Iterable[Route], settings: Settings, names: Callable[[], tuple[str, ...]]
     ) -> None:
         self._names = names
-        self._document = functools.cache(
-            lambda names: msgspec.json.encode(make_document(routes, settings, names))
-        )
+        self._make = lambda names: msgspec.json.encode(make_document(routes, settings, names))
+        self._made: dict[tuple[str, ...], asyncio.Task[bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         exchange_of(scope, ROUTE)
-        document = await asyncio.to_thread(self._document, self._names())
+        names = self._names()
+        if names not in self._made:
+            self._made[names] = asyncio.create_task(asyncio.to_thread(self._make, names))
+        # All who ask wait for the one document, and none takes it along when it leaves.
+        document = await asyncio.shield(self._made[names])
         await reply(send, 200, document, b"application/json")

@@ -6,7 +6,6 @@ the model said and thought and what functions returned, becomes one summary, whi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -72,7 +71,7 @@ def compaction(around: Surroundings, stores: Stores, background: Background) -> 
 
         async def finish() -> Prepared:
             context = await read_context(request, stores, background, settings)
-            return await asyncio.to_thread(prepared, context)
+            return await around.reading.run(prepared, context)
 
         return Pending(finish)
 

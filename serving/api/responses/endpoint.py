@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from serving.api.body import check, decode
 from serving.api.generation import Pending, Prepared, Surroundings
 from serving.api.responses.background import Background
@@ -70,7 +68,7 @@ class Responses:
                 request, stores, background, around.settings, asking.recent
             )
             # A conversation may be long, whatever the request is.
-            draft = await asyncio.to_thread(Draft, request, context, around, stores, asking, hold)
+            draft = await around.reading.run(Draft, request, context, around, stores, asking, hold)
             await draft.connect()
             if request.background:
                 return await draft.prepared_in(background)

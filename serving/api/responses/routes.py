@@ -11,7 +11,7 @@ from serving.api.responses.endpoint import Responses
 from serving.api.responses.job import ROUTE
 from serving.api.responses.socket import ResponsesSocket
 from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
-from serving.api.responses.tokens import InputTokens
+from serving.api.responses.tokens import input_tokens
 from serving.store.stores import Stores
 
 
@@ -25,7 +25,7 @@ def responses_routes(
         Route("/v1/responses", Generation(ROUTE, around, made.prepare), methods=["POST"]),
         WebSocketRoute("/v1/responses", ResponsesSocket(around, made.prepare_turn)),
         Route(
-            "/v1/responses/input_tokens", InputTokens(around, stores, background), methods=["POST"]
+            "/v1/responses/input_tokens", input_tokens(around, stores, background), methods=["POST"]
         ),
         Route("/v1/responses/compact", compaction(around, stores, background), methods=["POST"]),
         Route(

@@ -18,7 +18,14 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.api.exchange import Exchange, Turns, exchange_of, turns_of
-from serving.api.generation import Pending, Prepared, Streamed, Surroundings, write_stream
+from serving.api.generation import (
+    Pending,
+    Prepared,
+    Streamed,
+    Surroundings,
+    prepare_within,
+    write_stream,
+)
 from serving.api.responses.recent import Recent
 from serving.api.responses.socket_messages import (
     Asked,
@@ -172,14 +179,9 @@ class _Session:
         if (known := around.known()) is not None:
             known.pipeline.admission.require_room()
         arguments = (asked.request(), exchange.request_id, self._seconds, self._recent)
-        if asked.size_bytes > around.settings.limits.thread_body_bytes:
-            prepared = await asyncio.to_thread(self._prepare, *arguments)
-        else:
-            prepared = self._prepare(*arguments)
-        if isinstance(prepared, Pending):
-            prepared = await prepared.finish()
-        around.count_unknown(prepared.unknown_fields)
-        return prepared
+        return await prepare_within(
+            self._seconds, exchange, around, asked.size_bytes, lambda: self._prepare(*arguments)
+        )
 
     async def _stream(self, prepared: Prepared, exchange: Exchange, stream_id: str | None) -> None:
         """Sends the events of a response. Raises ServingError, for a client that is gone too."""
