@@ -1,9 +1,11 @@
-"""Which texts go through the encoder together: those of like length, the oldest first of all."""
+"""Which texts go through the encoder together: those of like length, with each request in turn."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from typing import NamedTuple
+
+from serving.runtime.encoder.turns import Turns
 
 
 class Item(NamedTuple):
@@ -27,31 +29,36 @@ class BatchQueue:
     def __init__(self, batch_tokens: int) -> None:
         self._batch_tokens = batch_tokens
         self._sorted: list[Item] = []
-        self._by_age: dict[int, Item] = {}
+        self._waiting: dict[int, dict[int, Item]] = {}
+        """The items of each request by their age."""
+        self._turns = Turns()
         self._next_age = 0
 
     def __len__(self) -> int:
         return len(self._sorted)
 
     def add(self, request: int, inputs: list[list[int]], dimensions: int) -> None:
-        """Puts the inputs of a request, as token ids, behind those that wait."""
+        """Lets the inputs of a request wait, as token ids. There must be one."""
+        waiting = self._waiting[request] = {}
+        self._turns.begin(request)
         for place, tokens in enumerate(inputs):
             age, self._next_age = self._next_age, self._next_age + 1
-            item = Item(len(tokens), age, request, place, dimensions, tokens)
-            self._by_age[age] = item
+            waiting[age] = item = Item(len(tokens), age, request, place, dimensions, tokens)
             insort(self._sorted, item)
 
     def drop(self, request: int) -> None:
         """Forgets what waits of a request."""
-        self._sorted = [item for item in self._sorted if item.request != request]
-        self._by_age = {age: item for age, item in self._by_age.items() if item.request != request}
+        if self._waiting.pop(request, None) is not None:
+            self._turns.end(request)
+            self._sorted = [item for item in self._sorted if item.request != request]
 
     def take(self) -> list[Item]:
-        """Returns the next batch: the oldest input and, as they fit, those nearest to its length.
+        """Returns the next batch: the oldest input of the request whose turn it is and, as they
+        fit, those nearest to its length.
 
         Something must wait.
         """
-        oldest = next(iter(self._by_age.values()))
+        oldest = self._oldest(self._turns.next(lambda request: self._oldest(request).length))
         first = bisect_left(self._sorted, oldest)
         last = first + 1
         while (grown := self._grown(first, last, oldest.length)) is not None:
@@ -59,8 +66,16 @@ class BatchQueue:
         batch = self._sorted[first:last]
         del self._sorted[first:last]
         for item in batch:
-            del self._by_age[item.age]
+            self._turns.charge(item.request, item.length)
+            waiting = self._waiting[item.request]
+            del waiting[item.age]
+            if not waiting:
+                del self._waiting[item.request]
+                self._turns.end(item.request)
         return batch
+
+    def _oldest(self, request: int) -> Item:
+        return next(iter(self._waiting[request].values()))
 
     def _grown(self, first: int, last: int, length: int) -> tuple[int, int] | None:
         """Returns the range in `_sorted` with the nearest neighbour that fits, or None."""

@@ -51,7 +51,7 @@ class Encoder:
         self._max_waiting = max_waiting
         self._clock = clock
         self._on_failure = on_failure
-        self._waiting = 0
+        self._arriving = 0
         self._connection: EncoderConnection | None = None
         self._process: EngineProcess | None = None
         self._starting: asyncio.Task[EncoderConnection] | None = None
@@ -75,20 +75,21 @@ class Encoder:
         Raises ServingError: CONTEXT_LENGTH, OVERLOADED, ENGINE_UNAVAILABLE. A cancelled call
         leaves no work behind.
         """
-        if self._waiting >= self._max_waiting:
+        if self._arriving + self._queued >= self._max_waiting:
             raise ServingError(
                 ErrorKind.OVERLOADED,
                 "Too many requests wait for the encoder. Try again.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        self._waiting += 1
+        self._arriving += 1
         try:
             connection = await self._connected()
+        finally:
+            self._arriving -= 1
+        try:
             return await connection.encode(inputs, dimensions, truncate_tokens)
         except TooLongError as error:
             raise self._too_long(error, len(inputs)) from None
-        finally:
-            self._waiting -= 1
 
     async def close(self) -> None:
         """Ends the process for good. Requests that wait end with an error."""
@@ -101,6 +102,10 @@ class Encoder:
         if self._process is not None:
             self._process.kill()
             await self._process.wait(_STOP_SECONDS)
+
+    @property
+    def _queued(self) -> int:
+        return 0 if self._connection is None else self._connection.queued
 
     async def _connected(self) -> EncoderConnection:
         if self._connection is not None and not self._connection.over:

@@ -12,6 +12,7 @@ import msgspec
 from serving.errors import ErrorKind, ServingError
 from serving.runtime.encoder.messages import (
     Drop,
+    Dropped,
     Encode,
     FromEncoder,
     Input,
@@ -91,12 +92,19 @@ class EncoderConnection(asyncio.Protocol):
         work = _Work(answer, len(inputs), 4 * dimensions, vectors=[b""] * len(inputs))
         self._work[request_id] = work
         self._watch()
+        self._write(Encode(request_id, inputs, dimensions, truncate_tokens))
         try:
-            self._write(Encode(request_id, inputs, dimensions, truncate_tokens))
             return await answer
-        finally:
-            if self._work.pop(request_id, None) is not None and not answer.done():
+        except asyncio.CancelledError:
+            # It counts as queued until the encoder says that it is not.
+            if request_id in self._work:
                 self._write(Drop(request_id))
+            raise
+
+    @property
+    def queued(self) -> int:
+        """How many requests the encoder has, those among them that are being taken back."""
+        return len(self._work)
 
     def close(self, why: str = "") -> None:
         """Ends the connection at once."""
@@ -121,7 +129,7 @@ class EncoderConnection(asyncio.Protocol):
         """Called by the event loop, last."""
         self._end("it closed the connection")
 
-    def _take(self, message: Loaded | Part | Refused | Fatal) -> None:
+    def _take(self, message: FromEncoder) -> None:
         match message:
             case Loaded():
                 self.ready.set()
@@ -129,6 +137,8 @@ class EncoderConnection(asyncio.Protocol):
                 self.close(message.message)
             case Part():
                 self._add(message)
+            case Dropped():
+                self._work.pop(message.id, None)
             case Refused():
                 work = self._work.pop(message.id, None)
                 if work is not None and not work.answer.done():
@@ -144,6 +154,7 @@ class EncoderConnection(asyncio.Protocol):
         work.tokens += part.tokens
         work.missing -= len(part.places)
         if not work.missing:
+            del self._work[part.id]
             work.answer.set_result(Vectors(work.vectors, work.tokens))
 
     def _watch(self) -> None:

@@ -29,7 +29,7 @@ class Encode(msgspec.Struct, frozen=True, tag="encode"):
 
 
 class Drop(msgspec.Struct, frozen=True, tag="drop"):
-    """Forgets what is left of a request. Unknown ids are ignored."""
+    """Forgets what is left of a request, known or not; `Dropped` is the answer."""
 
     id: int
 
@@ -67,4 +67,10 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     tokens: int
 
 
-FromEncoder = Loaded | Part | Refused | Fatal
+class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """Says that nothing is left of a request that was to be dropped."""
+
+    id: int
+
+
+FromEncoder = Loaded | Part | Refused | Dropped | Fatal

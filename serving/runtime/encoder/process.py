@@ -1,7 +1,8 @@
 """The encoder process: `python -m serving.runtime.encoder.process --fd N --engine DIRECTORY`.
 
 It takes requests from its socket, runs batches of their texts, and sends back the vectors. Between
-two batches it looks for new requests, so that a short one need not wait for the end of a long one.
+two batches it looks for new requests and for those that were dropped; requests have their turns
+batch by batch, so that a short one need not wait for the end of a long one.
 It ignores SIGTERM and SIGINT, as the engine process does, and leaves when the socket closes.
 """
 
@@ -23,7 +24,7 @@ from serving.garbage import set_aside
 from serving.runtime.encoder.batches import BatchQueue
 from serving.runtime.encoder.description import TOKENIZER, EncoderError, read
 from serving.runtime.encoder.messages import (
-    Drop,
+    Dropped,
     Encode,
     FromEncoder,
     Loaded,
@@ -32,6 +33,7 @@ from serving.runtime.encoder.messages import (
     ToEncoder,
 )
 from serving.runtime.encoder.model import SentenceEncoder, shorten
+from serving.runtime.encoder.texts import TextQueue
 from serving.runtime.encoder.tokens import TextTokenizer
 from serving.runtime.framing import FrameReader, frame, widen
 from serving.runtime.host import die_with_parent
@@ -59,35 +61,49 @@ class EncoderLoop:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._request_tokens = request_tokens
+        self._texts = TextQueue(tokenizer.encode)
         self._queue = BatchQueue(batch_tokens)
         self._reader = FrameReader()
         self._decoder = msgspec.msgpack.Decoder(ToEncoder)
 
     def run(self) -> None:
         """Returns when the other side has closed. Raises OSError, FrameError, MsgspecError."""
-        while (messages := self._receive(wait=not self._queue)) is not None:
-            for message in messages:
-                self._take(message)
+        while self._receive(wait=not (self._texts or self._queue)):
+            if self._texts:
+                self._read()
             if self._queue:
                 self._step()
 
-    def _receive(self, *, wait: bool) -> list[ToEncoder] | None:
-        """Returns what has arrived, with `wait` once there is something; None: it was closed."""
+    def _receive(self, *, wait: bool) -> bool:
+        """Takes all that has arrived, with `wait` once there is something; False: it was closed.
+
+        What was dropped again in the meantime costs nothing.
+        """
         try:
-            data = self._end.recv(_RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+            while data := self._end.recv(_RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT):
+                wait = False
+                for payload in self._reader.feed(data):
+                    self._take(self._decoder.decode(payload))
         except BlockingIOError:
-            return []
+            return True
         except ConnectionError:
-            return None
-        if not data:
-            return None
-        return [self._decoder.decode(payload) for payload in self._reader.feed(data)]
+            return False
+        return False
 
     def _take(self, message: ToEncoder) -> None:
-        if isinstance(message, Drop):
-            self._queue.drop(message.id)
+        if isinstance(message, Encode):
+            self._texts.add(message)
             return
-        inputs = self._tokenizer.encode(message.inputs)
+        self._texts.drop(message.id)
+        self._queue.drop(message.id)
+        send(self._end, Dropped(message.id))
+
+    def _read(self) -> None:
+        """Makes token ids of some texts, and lets a request wait for its batches or refuses it."""
+        done = self._texts.read()
+        if done is None:
+            return
+        message, inputs = done
         if (most := message.truncate_tokens) is not None:
             inputs = [self._tokenizer.cut(tokens, min(most, self._max_tokens)) for tokens in inputs]
         refused = self._refusal(message, inputs)

@@ -1,4 +1,4 @@
-"""Batches of texts: bounded, of like length, fair to the oldest."""
+"""Batches of texts: bounded, of like length, fair to every request."""
 
 from __future__ import annotations
 
@@ -26,11 +26,28 @@ def test_like_goes_with_like() -> None:
     assert not queue
 
 
-def test_the_oldest_is_in_the_next_batch_whatever_comes_after_it() -> None:
-    queue = queue_of(90)
+def test_a_small_request_does_not_wait_for_large_ones_that_came_before() -> None:
+    queue = queue_of(*[50] * 40)
     for request in range(2, 20):
-        queue.add(request, [[0] * 5], 8)
-    assert [item.request for item in queue.take()] == [1]
+        queue.add(request, [[0] * 50] * 40, 8)
+    queue.take()
+    queue.add(20, [[0] * 5], 8)
+    assert 20 in [item.request for item in queue.take()]
+
+
+def test_large_requests_have_equal_shares() -> None:
+    queue = queue_of(*[90] * 10)
+    queue.add(2, [[0] * 90] * 10, 8)
+    assert sorted(item.request for _ in range(10) for item in queue.take()) == [1] * 5 + [2] * 5
+
+
+def test_a_large_request_does_not_wait_for_ever_while_small_ones_come() -> None:
+    queue = queue_of(90)
+    taken: list[int] = []
+    for request in range(2, 100):
+        queue.add(request, [[0] * 60], 8)
+        taken += [item.request for item in queue.take()]
+    assert 1 in taken[:3]
 
 
 def test_what_is_longer_than_a_batch_is_one_alone() -> None:
@@ -59,13 +76,9 @@ def test_every_input_comes_once_and_no_batch_is_too_large(
     for request, sizes in enumerate(requests):
         queue.add(request, [[0] * size for size in sizes], 8)
     seen: list[tuple[int, int]] = []
-    oldest = -1
     while queue:
         batch = queue.take()
         assert len(batch) == 1 or max(lengths(batch)) * len(batch) <= batch_tokens
-        ages = [item.age for item in batch]
-        assert min(ages) > oldest
-        oldest = min(ages)
         seen += [(item.request, item.place) for item in batch]
     expected = [(r, place) for r, sizes in enumerate(requests) for place in range(len(sizes))]
     assert sorted(seen) == expected

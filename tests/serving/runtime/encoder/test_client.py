@@ -53,7 +53,7 @@ async def make(
     made: list[Encoder] = []
 
     def begin(description: EncoderDescription = minilm, **changed: Any) -> Encoder:
-        options = {"threads": 1, "batch_tokens": 512, "request_tokens": 2000, "max_waiting": 8}
+        options = {"threads": 1, "batch_tokens": 512, "request_tokens": 20_000, "max_waiting": 9}
         encoder = Encoder(
             description, **{**options, **changed}, clock=clock, on_failure=failures.append
         )
@@ -106,9 +106,9 @@ async def test_requests_of_every_kind_over_one_process(make: Make) -> None:
     assert (too_long.kind, too_long.param) == (ErrorKind.CONTEXT_LENGTH, "input[1]")
     assert "402 tokens" in too_long.message
     assert "256" in too_long.message
-    together = await refusal(encoder, ["word " * 200] * 10)
+    together = await refusal(encoder, ["word " * 200] * 100)
     assert (together.kind, together.param) == (ErrorKind.CONTEXT_LENGTH, "input")
-    assert "2020 tokens" in together.message
+    assert "20200 tokens" in together.message
 
 
 async def test_a_process_that_dies_fails_what_runs_and_the_next_request_starts_another(
@@ -173,10 +173,50 @@ async def test_too_many_at_a_time_are_refused_and_leaving_makes_room(make: Make)
     assert full.kind is ErrorKind.OVERLOADED
     running[0].cancel()
     await asyncio.wait({running[0]})
+    # What was given up is still queued where nobody reads: it counts until it is dropped.
+    assert (await refusal(encoder, ["y"])).kind is ErrorKind.OVERLOADED
     os.kill(process.pid, signal.SIGCONT)
+    assert isinstance(await running[1], Vectors)
     later = await encoder.encode(["z"], dimensions=384)
     assert len(later.vectors) == 1
-    assert isinstance(await running[1], Vectors)
+
+
+async def test_what_is_given_up_is_not_computed(make: Make) -> None:
+    encoder = make()
+    await encoder.encode(["warm"], dimensions=384)
+    process = process_of(encoder)
+    begun = asyncio.create_task(encode_many(encoder))
+    await asyncio.sleep(0)
+    await encoder.encode(["small"], dimensions=384)
+    os.kill(process.pid, signal.SIGSTOP)
+    unread = [asyncio.create_task(encode_many(encoder)) for _ in range(6)]
+    await asyncio.sleep(0)
+    for task in (begun, *unread):
+        task.cancel()
+    await asyncio.wait({begun, *unread})
+    before = process.cpu_times().user
+    os.kill(process.pid, signal.SIGCONT)
+    await encoder.encode(["small"], dimensions=384)
+    spent = process.cpu_times().user - before
+    began = process.cpu_times().user
+    await encode_many(encoder)
+    assert spent < process.cpu_times().user - began
+
+
+async def encode_many(encoder: Encoder) -> Vectors:
+    """Asks for the vectors of as many texts as take a second or more."""
+    return await encoder.encode(["and so on " * 80] * 40, dimensions=384)
+
+
+async def test_a_small_request_does_not_wait_for_a_large_one(make: Make) -> None:
+    encoder = make()
+    await encoder.encode(["warm"], dimensions=384)
+    large = asyncio.create_task(encode_many(encoder))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await encoder.encode(["small"], dimensions=384)
+    assert not large.done()
+    assert len((await large).vectors) == 40
 
 
 async def test_a_slow_start_is_given_up(
