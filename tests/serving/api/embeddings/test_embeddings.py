@@ -166,13 +166,34 @@ async def test_a_client_that_leaves_and_one_that_sets_a_deadline_make_room(api: 
     async with connected(api.port) as leaving:
         await leaving.post(body, path="/v1/embeddings")
         await until_full(api)
-    await until_answered(api)
+    os.kill(process.pid, signal.SIGCONT)
+    await until_room(api)
+    os.kill(process.pid, signal.SIGSTOP)
     response = await api.client.post(
         "/v1/embeddings", json=body, headers={"x-request-timeout-ms": "50"}
     )
     assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
     os.kill(process.pid, signal.SIGCONT)
+    await until_room(api)
+
+
+async def test_a_large_request_of_a_client_that_left_does_not_delay_a_small_one(
+    start: Start,
+) -> None:
+    api = await start(embeddings={"encoder": PACKAGE})
+    large = {"model": NAME, "input": ["and so on " * 80] * 400}
     assert (await ask(api))[0] == 200
+    (process,) = encoders()
+    async with connected(api.port) as leaving:
+        await leaving.post(large, path="/v1/embeddings")
+        assert (await ask(api))[0] == 200  # in turn with the large one, which has begun by now
+    left = process.cpu_times().user
+    assert (await ask(api))[0] == 200
+    assert (await ask(api))[0] == 200
+    spent = process.cpu_times().user - left
+    assert (await ask(api, input=["and so on " * 80] * 40))[0] == 200
+    # A tenth of what was given up costs more than all that was done of it.
+    assert process.cpu_times().user - left > 2 * spent
 
 
 async def waiting(api: Api) -> bool:
@@ -190,9 +211,11 @@ async def until_full(api: Api) -> None:
         assert encoders()
 
 
-async def until_answered(api: Api) -> None:
-    while await waiting(api):
+async def until_room(api: Api) -> None:
+    """Waits until a request is answered, by when nothing else is queued."""
+    while (answered := await ask(api))[0] == 503:
         assert encoders()
+    assert answered[0] == 200
 
 
 async def test_an_encoder_that_is_none_ends_the_start_by_name() -> None:
