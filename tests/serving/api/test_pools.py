@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,8 @@ from tests.serving.fake_engine import FakeEngine
 
 LONG = "A sentence of several words. " * 3500
 """Of 100 KB: read, or encoded, in a thread."""
+
+FORMAT = {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {"q": {}}}}
 
 
 def held(number: int) -> dict[str, Any]:
@@ -49,11 +52,15 @@ async def tokenized(api: Api) -> int:
     return count
 
 
-async def test_schemas_that_do_not_come_to_an_end(start: Start) -> None:
+async def test_schemas_that_do_not_come_to_an_end(start: Start, tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.facts = msgspec.structs.replace(engine.facts, capabilities=("grammar",))
-    deadlines = {"schema_seconds": 60}
-    api = await start(engine, admission={"max_waiting_schemas": 1}, deadlines=deadlines)
+    api = await start(
+        engine,
+        admission={"max_waiting_schemas": 1},
+        deadlines={"schema_seconds": 60},
+        store={"path": str(tmp_path / "responses.sqlite3")},
+    )
 
     def ask(number: int, milliseconds: int = 60_000) -> asyncio.Task[httpx.Response]:
         headers = {"x-request-timeout-ms": str(milliseconds)}
@@ -76,6 +83,13 @@ async def test_schemas_that_do_not_come_to_an_end(start: Start) -> None:
             assert refused.headers["retry-after"]
         while (refused := await ask(4, milliseconds=200)).status_code == 503:
             pass
+        # And one in the background that is cancelled.
+        fields = {"model": MODEL, "input": "Hi", "background": True, "text": {"format": FORMAT}}
+        name = (await api.client.post("/v1/responses", json=fields)).json()["id"]
+        assert await code(ask(4)) == (503, "overloaded")
+        cancelled = await api.client.post(f"/v1/responses/{name}/cancel")
+        assert cancelled.json()["status"] == "cancelled"
+        assert await code(ask(4, milliseconds=200)) == (504, "deadline_exceeded")
         assert await tokenized(api) > 10_000
         assert len(api.engine.opened) == 1
     finally:
