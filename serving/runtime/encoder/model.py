@@ -50,13 +50,13 @@ class _Places(NamedTuple):
     positions: Tensor
     """The place of each token in its text; those behind the last text fill up to a round number."""
     of_texts: Tensor
-    """The token at each place of the rectangle, any one where the text is over: [texts, longest]"""
+    """The token at each place of the rectangle, row by row; any one where the text is over."""
     of_tokens: Tensor
-    """The place of each token in the rectangle, counted row by row."""
+    """The place of each token in the rectangle."""
     present: Tensor
-    """Where the rectangle holds a token."""
+    """Where the rectangle holds a token: [texts, longest]."""
     mask: Tensor | None
-    """What each token may look at, None where that is all of its row."""
+    """What each token may look at, None where the rectangle is full."""
 
     @classmethod
     def of(cls, lengths: Tensor) -> _Places:
@@ -65,18 +65,31 @@ class _Places(NamedTuple):
         rows = torch.arange(longest).expand(len(lengths), longest)
         present = rows < lengths[:, None]
         starts = lengths.cumsum(0) - lengths
-        of_texts = torch.where(present, starts[:, None] + rows, 0)
+        of_texts = torch.where(present, starts[:, None] + rows, 0).flatten()
         filled = rounded(total) - total
         positions = F.pad(rows[present], (0, filled))
         of_tokens = F.pad(present.flatten().nonzero()[:, 0], (0, filled))
         mask = None if total == present.numel() else present[:, None, None, :]
         return cls(positions, of_texts, of_tokens, present, mask)
 
+    def as_texts(self, x: Tensor) -> Tensor:
+        """Returns tokens as the rows of the rectangle, one after the other."""
+        if self.mask is None:
+            return x[: self.present.numel()]
+        return x.index_select(0, self.of_texts)
+
+    def as_tokens(self, x: Tensor) -> Tensor:
+        """Returns the rows of the rectangle as tokens."""
+        if self.mask is None:
+            return F.pad(x, (0, 0, 0, len(self.of_tokens) - len(x)))
+        return x.index_select(0, self.of_tokens)
+
 
 def rounded(tokens: int) -> int:
-    """Returns the number of tokens that is computed for so many: one of four between powers of two,
-    8 at least, an eighth more on average."""
-    step = max(8, (1 << (tokens - 1).bit_length()) // 8)
+    """Returns the number of tokens that is computed for so many: a multiple of 8, and one of four
+    between two powers of two, of eight where full batches are."""
+    parts = 8 if tokens <= 1024 else 16
+    step = max(8, (1 << (tokens - 1).bit_length()) // parts)
     return -(-tokens // step) * step
 
 
@@ -141,18 +154,17 @@ class SentenceEncoder:
 
     def _forward(self, layer: _Layer, x: Tensor, places: _Places) -> Tensor:
         """Returns the next state of each token, [tokens, size]."""
-        rows, longest = places.of_texts.shape
         size = x.shape[-1]
-        shape = (rows, longest, 3, self._heads, size // self._heads)
-        texts = layer.query_key_value(x)[places.of_texts].view(shape)
+        shape = (*places.present.shape, 3, self._heads, size // self._heads)
+        texts = places.as_texts(layer.query_key_value(x)).view(shape)
         q, k, v = texts.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=places.mask)
-        attended = attended.transpose(1, 2).reshape(rows * longest, size)[places.of_tokens]
+        attended = places.as_tokens(attended.transpose(1, 2).reshape(-1, size))
         x = layer.attention_norm(x + layer.attended(attended))
         return layer.output_norm(x + layer.down(F.gelu(layer.up(x))))
 
     def _pool(self, x: Tensor, places: _Places) -> Tensor:
-        texts = x[places.of_texts]
+        texts = places.as_texts(x).view(*places.present.shape, -1)
         if self._description.pooling == "cls":
             return texts[:, 0]
         weights = places.present[:, :, None].to(x.dtype)
