@@ -33,7 +33,9 @@ class Conversations:
         require_store(around.settings)
         require_json(scope)
         body = await read_body(receive) or b"{}"
-        request = decode(body, CreateConversation, around.settings.limits)
+        request = await around.reading.run_sized(
+            len(body), decode, body, CreateConversation, around.settings.limits
+        )
         around.count_unknown(len(request.model_extra or ()))
         items = request.items or []
         referenced = await read_references(items, stores, "items")
@@ -71,7 +73,9 @@ class OneConversation:
         if scope["method"] == "POST":
             require_json(scope)
             body = await read_body(receive)
-            request = decode(body, UpdateConversation, around.settings.limits)
+            request = await around.reading.run_sized(
+                len(body), decode, body, UpdateConversation, around.settings.limits
+            )
             around.count_unknown(len(request.model_extra or ()))
             found = await self._conversations.update(TENANT, name, request.metadata or {})
         else:

@@ -55,7 +55,9 @@ class Items:
     async def _add(self, name: str, body: bytes) -> list[Json]:
         """Returns the items of a body, which are in the conversation now."""
         around, stores = self._around, self._stores
-        request = decode(body, CreateItems, around.settings.limits)
+        request = await around.reading.run_sized(
+            len(body), decode, body, CreateItems, around.settings.limits
+        )
         around.count_unknown(len(request.model_extra or ()))
         referenced = await read_references(request.items, stores, "items")
         items = given_items(request.items, referenced, around.make_id)
