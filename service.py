@@ -76,7 +76,14 @@ async def _announce(listener: socket.socket, tls: bool) -> None:
 
 
 # BentoML's worker makes its server by this name after it has imported this file.
-uvicorn.Server = partial(Server, settings=settings.http, announce=_announce)  # type: ignore[assignment,misc]
+uvicorn.Server = partial(  # type: ignore[assignment,misc]
+    Server,
+    settings=settings.http,
+    announce=_announce,
+    drain=api.state.drain,
+    slots=api.state.slots,
+    slow_client_seconds=settings.deadlines.slow_client_seconds,
+)
 reference = (
     os.environ.get("GPT_OSS_ENGINE")
     or arguments.engine
@@ -147,7 +154,7 @@ class GptOss:
         return bool(api.state.service.alive)
 
     def __is_ready__(self) -> bool:
-        return bool(api.state.service.ready)
+        return bool(api.state.service.ready) and not api.state.drain.draining
 
 
 def _directory(engine: Path | bentoml.Model, bento: bentoml.Bento | None) -> Path:

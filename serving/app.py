@@ -20,11 +20,14 @@ from starlette.middleware import Middleware
 
 from serving import machine
 from serving.api.addressing import Addressing, OneHost
+from serving.api.door import Door
 from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
 from serving.api.origins import Origins
 from serving.api.responses.background import Background
 from serving.api.routes import make_routes
+from serving.api.wire.slots import Slots
+from serving.control.drain import Drain, Phase
 from serving.engine import SERVED_NAMES
 from serving.lifecycle import Launch, Service, Supervised
 from serving.runtime.encoder.client import Encoder
@@ -51,10 +54,11 @@ def create_app(
 ) -> Starlette:
     """Returns the application.
 
-    `app.state.service` is its `Service`. `app.state.engine_directory`, when the host has set it
-    before the lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes
-    the supervisor: another one in tests. `on_loaded` is called once the engine's directory is read;
-    a process that does nothing but serve passes `serving.garbage.set_aside`.
+    `app.state.service` is its `Service`, `app.state.drain` how it takes leave, `app.state.slots`
+    the bound on its connections. `app.state.engine_directory`, when the host has set it before the
+    lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes the
+    supervisor: another one in tests. `on_loaded` is called once the engine's directory is read; a
+    process that does nothing but serve passes `serving.garbage.set_aside`.
     """
     # A second series for each counter, with the time of its first count, is of no use to anyone.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -71,7 +75,20 @@ def create_app(
     )
     for way in Way if settings.store.enabled else ():
         metrics.observe_store(way.value, True)
-    service = Service(settings, recorder, launch, clock=clock, today=today, on_loaded=on_loaded)
+
+    def on_phase(phase: Phase) -> None:
+        recorder.logger.info("drain", phase=phase.name.lower(), running=drain.running)
+
+    drain = Drain(settings.drain, on_phase)
+    metrics.draining.set_function(lambda: drain.draining)
+    slots = Slots(
+        metrics.count_closed_connection,
+        on_short=lambda what: recorder.logger.warning("connections", reason=what),
+    )
+    metrics.connections.set_function(lambda: slots.count_open())
+    service = Service(
+        settings, recorder, launch, drain, clock=clock, today=today, on_loaded=on_loaded
+    )
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(
@@ -88,8 +105,8 @@ def create_app(
         try:
             yield
         finally:
+            await background.stop()  # first: what still runs failed for this, not for the engine
             await service.stop()
-            await background.stop()
             if encoder is not None:
                 await encoder.close()
             await toolbox.close()
@@ -104,6 +121,7 @@ def create_app(
             background,
             toolbox,
             encoder,
+            drain,
             clock=clock,
             now=now,
             make_id=make_id,
@@ -114,7 +132,8 @@ def create_app(
                 trusted=map(str, settings.http.trusted_proxies),
                 prefix=settings.http.root_path,
             ),
-            Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id),
+            Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id, drain=drain),
+            Middleware(Door, drain=drain),
             Middleware(OneHost),
             Middleware(
                 RequestLimits,
@@ -132,6 +151,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.drain = drain
+    app.state.slots = slots
     app.state.engine_directory = None
     app.router.redirect_slashes = False
     return app

@@ -11,6 +11,7 @@ from typing import Protocol
 from serving import engine
 from serving.backend import Backend, unavailable
 from serving.control.admission import Admission
+from serving.control.drain import Drain
 from serving.engine import EngineError
 from serving.errors import ServingError
 from serving.harmony.vocabulary import Vocabulary, VocabularyError
@@ -76,6 +77,7 @@ class Service:
         settings: Settings,
         recorder: Recorder,
         launch: Launch,
+        drain: Drain,
         *,
         clock: Callable[[], float],
         today: datetime.date,
@@ -85,6 +87,7 @@ class Service:
         self._settings = settings
         self._recorder = recorder
         self._launch = launch
+        self._drain = drain
         self._clock = clock
         self._on_loaded = on_loaded
         self._date = settings.date_at(today)
@@ -220,6 +223,7 @@ class Service:
             self._recorder,
             self._clock,
             self._grammars,
+            self._drain,
         )
         self._on_loaded()
         self._backend = Backend(manifest, vocabulary, pipeline, self._date, names)

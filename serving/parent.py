@@ -27,12 +27,13 @@ class Service(Protocol):
 async def leave_with_parent(
     *,
     parent: Callable[[], int] = os.getppid,
-    leave: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
+    leave: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGINT),
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Waits until this process has another parent than now, then asks it to end.
 
     A host that is killed cannot end its worker, which would keep the port and the engine's memory.
+    It is asked as by Ctrl-C, without notice: the next host wants the port.
     """
     first = parent()
     while parent() == first:

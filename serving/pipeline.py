@@ -9,6 +9,7 @@ import msgspec
 
 from serving.choice import Choice, merge
 from serving.control.admission import Admission, Ticket
+from serving.control.drain import Drain, draining
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.harmony.parse import Parser
@@ -16,7 +17,7 @@ from serving.harmony.vocabulary import Vocabulary
 from serving.job import Job, Lane, Sampling
 from serving.plain import PlainText
 from serving.runtime.contract import EngineHandle, SequenceStream
-from serving.settings import Deadlines
+from serving.settings import Deadlines, Draining
 from serving.telemetry.record import Record
 from serving.watch import Watch, within
 
@@ -53,8 +54,9 @@ class Pipeline:
         recorder: Recorder,
         clock: Callable[[], float],
         grammars: Grammars | None = None,
+        drain: Drain | None = None,
     ) -> None:
-        """Without `grammars` no job may have one."""
+        """Without `grammars` no job may have one. Jobs end with `drain`, where there is one."""
         self.engine = engine
         self.admission = admission
         self._vocabulary = vocabulary
@@ -62,6 +64,7 @@ class Pipeline:
         self._recorder = recorder
         self._clock = clock
         self._grammars = grammars
+        self.drain = drain or Drain(Draining())
 
     @property
     def constrains(self) -> bool:
@@ -127,26 +130,29 @@ class Pipeline:
         limits = self._deadlines
         total_seconds = min(limits.total_seconds, job.deadline_seconds or limits.total_seconds)
         due = record.started + total_seconds
-        if job.sampling.grammar is not None:
-            if self._grammars is None:
-                raise ServingError(ErrorKind.UNSUPPORTED, "Answers cannot be constrained here.")
-            async with within(due - self._clock()):
-                await self._grammars.require(job.sampling.grammar, job.grammar_param)
-        queue_seconds = max(0.0, due - self._clock())
-        if not job.begun:
-            queue_seconds = min(limits.queue_seconds, queue_seconds)
-        hold.ticket = await self.admission.acquire(
-            job.lane, job.choices, queue_seconds, begun=job.begun
-        )
+        async with self.drain.bounded():
+            if job.sampling.grammar is not None:
+                if self._grammars is None:
+                    raise ServingError(ErrorKind.UNSUPPORTED, "Answers cannot be constrained here.")
+                async with within(due - self._clock()):
+                    await self._grammars.require(job.sampling.grammar, job.grammar_param)
+            queue_seconds = max(0.0, due - self._clock())
+            if not job.begun:
+                queue_seconds = min(limits.queue_seconds, queue_seconds)
+            hold.ticket = await self.admission.acquire(
+                job.lane, job.choices, queue_seconds, begun=job.begun
+            )
         record.admitted = self._clock()
         hold.stream = self.engine.open(job.prompt, samplings(job), priority=_PRIORITIES[job.lane])
-        hold.watch = Watch(
+        watch = Watch(
             self._clock,
             due=due,
             first_token_seconds=limits.first_token_seconds,
             stall_seconds=limits.stall_seconds,
         )
-        return hold.watch, hold.stream
+        hold.watch = watch
+        hold.leave = self.drain.enter(lambda: watch.interrupt(draining()))
+        return watch, hold.stream
 
     def _choice(self, job: Job) -> Choice:
         decoder = (
@@ -183,9 +189,11 @@ class Hold:
         self.ticket: Ticket | None = None
         self.stream: SequenceStream | None = None
         self.watch: Watch | None = None
+        self.leave: Callable[[], object] = lambda: None
 
     def release(self) -> None:
         """Aborts what still runs, then lets the next job in."""
+        self.leave()
         if self.watch is not None:
             self.watch.close()
         if self.stream is not None:

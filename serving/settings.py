@@ -100,9 +100,11 @@ class Deadlines(Section):
 
 
 class Http(Section):
-    """Where the API is served, whom it believes, and how connections are kept."""
+    """Where the API is served, whom it believes, how connections are kept and how many."""
 
     keep_alive_seconds: Count = 75
+    head_seconds: Seconds = 20.0
+    connections: Count | None = None
     unix_socket: PlacedPath | None = None
     unix_socket_mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = "600"
     tls_certificate: PlacedPath | None = None
@@ -124,6 +126,13 @@ class Http(Section):
         except OSError as error:
             raise ValueError(f"tls_certificate and tls_key cannot be used: {error}") from None
         return self
+
+
+class Draining(Section):
+    """How the service takes leave when it is told to end."""
+
+    notice_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    running_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
 
 
 class Admission(Section):
@@ -220,6 +229,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     deadlines: Deadlines = Deadlines()
     http: Http = Http()
+    drain: Draining = Draining()
     admission: Admission = Admission()
     supervision: Supervision = Supervision()
     store: Store = Store()

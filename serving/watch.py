@@ -1,4 +1,4 @@
-"""Interrupts a task that waits longer than it may.
+"""Interrupts a task that waits for the engine: when it does so longer than it may, or is told to.
 
 The cost of a deadline is paid when a job begins and ends, not for every token: one timer looks from
 time to time whether the wait of that moment is over its limit.
@@ -61,7 +61,10 @@ class Watch:
         self._timer = self._loop.call_later(self._next_look(now, now), self._look)
 
     async def receive(self, stream: SequenceStream) -> list[tuple[int, Output]]:
-        """Returns what `stream.receive` does. Raises ServingError (DEADLINE) when too late."""
+        """Returns what `stream.receive` does.
+
+        Raises ServingError: DEADLINE when it is too late, or that of the interruption.
+        """
         self._raise_if_late()
         self._waiting_since, self._stream = self._clock(), stream
         try:
@@ -74,6 +77,14 @@ class Watch:
         finally:
             self._waiting_since = None
             self._limit_seconds = self._stall_seconds
+
+    def interrupt(self, error: ServingError) -> None:
+        """Ends the wait of this moment, or the next one, with `error`, unless it is too late."""
+        if self._error is None:
+            self._timer.cancel()
+            self._error = error
+            if self._waiting_since is not None:
+                self._task.cancel()
 
     def close(self) -> None:
         """Ends the watch. Idempotent."""
@@ -95,9 +106,7 @@ class Watch:
         if now < min(self._due, since + self._limit_seconds):
             self._timer = self._loop.call_later(self._next_look(now, since), self._look)
             return
-        self._error = ServingError(ErrorKind.DEADLINE, self._reason(now))
-        if self._waiting_since is not None:
-            self._task.cancel()
+        self.interrupt(ServingError(ErrorKind.DEADLINE, self._reason(now)))
 
     def _next_look(self, now: float, since: float) -> float:
         """Returns the seconds to the next deadline that can come, as things stand.

@@ -14,6 +14,7 @@ from serving.api.addressing import UNIX
 from serving.api.dialect import OPENAI, Dialect, dialect_of
 from serving.api.exchange import Exchange, attach, attach_turns
 from serving.api.replies import reply_error
+from serving.control.drain import Drain
 from serving.errors import ErrorKind, ServingError
 from serving.telemetry.record import Record
 from serving.telemetry.recorder import Recorder
@@ -38,11 +39,13 @@ class Edge:
         recorder: Recorder,
         clock: Callable[[], float],
         make_id: Callable[[], str],
+        drain: Drain,
     ) -> None:
         self._app = app
         self._recorder = recorder
         self._clock = clock
         self._make_id = make_id
+        self._drain = drain
         self._open: set[Exchange] = set()
         recorder.metrics.count_open(self._count_open)
 
@@ -70,7 +73,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 exchange.started = True
                 exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *headers]
+                closing = [(b"connection", b"close")] if self._drain.draining else []
+                message["headers"] = [*message.get("headers", ()), *headers, *closing]
             else:
                 exchange.bytes_sent += len(message.get("body", b""))
             return send(message)
@@ -138,7 +142,9 @@ class Edge:
         exchange.route = route
         self._open.add(exchange)
         try:
-            yield exchange
+            self._drain.require_open()
+            with self._drain.work():
+                yield exchange
         except Exception as error:
             exchange.error = self._told(error, exchange)
             raise exchange.error from None

@@ -80,10 +80,11 @@ def attach(scope: Scope, exchange: Exchange) -> None:
     scope[_KEY] = exchange
 
 
-def exchange_of(scope: Scope, route: str) -> Exchange:
-    """Returns the exchange of a request, which has now come to `route`."""
+def exchange_of(scope: Scope, route: str | None = None) -> Exchange:
+    """Returns the exchange of a request, which has now come to `route` where one is given."""
     exchange: Exchange = scope[_KEY]
-    exchange.route = route
+    if route is not None:
+        exchange.route = route
     return exchange
 
 

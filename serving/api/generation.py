@@ -15,6 +15,7 @@ from serving.api.limits import read_body
 from serving.api.replies import reply_json
 from serving.api.timeout import requested_seconds
 from serving.backend import Backend
+from serving.control.drain import Drain
 from serving.control.workers import Workers
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
@@ -108,6 +109,7 @@ class Surroundings:
     make_id: Callable[[], str]
     count_unknown: Callable[[int], None]
     toolbox: Toolbox
+    drain: Drain
     reading: Workers
     counting: Workers
     embedding: Workers

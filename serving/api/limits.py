@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ErrorKind, ServingError
+
+DISCARD_SECONDS = 1.0
 
 
 class RequestLimits:
@@ -90,6 +93,15 @@ class BoundedBody:
             raise self._limits._too_large()
         self._complete = not message.get("more_body", False)
         return message
+
+
+async def discard_body(receive: Receive) -> None:
+    """Takes what comes of a body for a moment: a client that still writes may miss its answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while (message := await receive())["type"] == "http.request":
+                if not message.get("more_body", False):
+                    return
 
 
 async def read_body(receive: Receive) -> bytes:

@@ -9,7 +9,11 @@ from starlette.types import Receive, Scope, Send
 
 from serving.api.exchange import exchange_of
 from serving.api.replies import reply, reply_json
+from serving.control.drain import Drain
 from serving.telemetry.metrics import CONTENT_TYPE
+
+PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Answered whatever else is refused."""
 
 
 class Health(Protocol):
@@ -32,9 +36,10 @@ class Health(Protocol):
 
 
 class Probe:
-    """Answers 200 while `good` holds, else 503; the body names the engine's state.
+    """Answers 200 while `good` holds, else 503; the body says so, and the engine's state.
 
-    It names that of the store, too, where there is one. Requests are answered without it.
+    It names that of the store, too, where there is one. Requests are answered without it. With a
+    `drain` it is the question for new requests: 503 `draining` from the notice on.
     """
 
     def __init__(
@@ -42,10 +47,12 @@ class Probe:
         health: Health,
         good: Callable[[Health], bool],
         store: Callable[[], str] | None = None,
+        drain: Drain | None = None,
     ) -> None:
         self._health = health
         self._good = good
         self._store = store
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -56,6 +63,8 @@ class Probe:
             body["store"] = self._store()
             if good and body["store"] != "ok":
                 body["status"] = "degraded"
+        if self._drain is not None and self._drain.draining:
+            good, body["status"] = False, "draining"
         await reply_json(send, body, 200 if good else 503)
 
 

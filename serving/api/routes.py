@@ -22,6 +22,7 @@ from serving.api.responses.background import Background
 from serving.api.responses.routes import responses_routes
 from serving.api.tokenize import detokenize, tokenize
 from serving.backend import Backend
+from serving.control.drain import Drain
 from serving.control.workers import Workers
 from serving.runtime.encoder.client import Encoder
 from serving.settings import Settings
@@ -60,6 +61,7 @@ def make_routes(
     background: Background,
     toolbox: Toolbox,
     encoder: Encoder | None,
+    drain: Drain,
     *,
     clock: Callable[[], float],
     now: Callable[[], float],
@@ -80,6 +82,7 @@ def make_routes(
         make_id=make_id,
         count_unknown=metrics.count_unknown_fields,
         toolbox=toolbox,
+        drain=drain,
         reading=workers("reading"),
         counting=workers("counting"),
         embedding=workers("embedding"),
@@ -88,7 +91,7 @@ def make_routes(
     models = Models(settings, lambda: service.known, lambda: service.names, described, int(now()))
     alive = Probe(service, lambda health: health.alive)
     store = (lambda: stores.state) if settings.store.enabled else None
-    ready = Probe(service, lambda health: health.ready, store)
+    ready = Probe(service, lambda health: health.ready, store, drain)
     collect: Callable[[], Awaitable[bytes]] = service.metrics
     routes: list[BaseRoute] = [
         Route("/v1/chat/completions", chat_completions(around), methods=["POST"]),

@@ -9,17 +9,26 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Final
 
 import uvicorn
 
+from serving.api.wire.bounded import BoundedProtocol
 from serving.api.wire.protocols import use_protocols
+from serving.api.wire.slots import Slots, connections_within, raise_file_limit
+from serving.control.drain import END_SECONDS, Drain
 from serving.settings import Http
+
+TICKS_A_SECOND: Final = 10
+"""Of uvicorn's main loop."""
 
 
 class Server(uvicorn.Server):
     """Serves HTTP as `settings` say; what the host's command line says of the same is not heard.
 
     `announce` is run while requests are taken, with the listening socket and whether it speaks TLS.
+    It bounds connections by `slots`. A signal begins `drain`; the server leaves when that is done.
     """
 
     def __init__(
@@ -27,23 +36,82 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         settings: Http,
         announce: Callable[[socket.socket, bool], Coroutine[None, None, None]],
+        drain: Drain,
+        slots: Slots,
+        slow_client_seconds: float,
     ) -> None:
         config.timeout_keep_alive = settings.keep_alive_seconds
+        config.timeout_graceful_shutdown = int(END_SECONDS)
         use_protocols(config)
         config.proxy_headers = False  # the API's own: uvicorn's takes FORWARDED_ALLOW_IPS as well
         if settings.tls_certificate is not None:
             config.ssl_certfile, config.ssl_keyfile = settings.tls_certificate, settings.tls_key
             config.ssl_keyfile_password = None
         super().__init__(config)
+        self._settings = settings
         self._announce = announce
         self._announcing: asyncio.Task[None] | None = None
+        self._drain = drain
+        self._slots = slots
+        self._slow_client_seconds = slow_client_seconds
+        self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, and says where."""
-        await super().startup(sockets)
-        if sockets and self.started:
-            announcement = self._announce(sockets[0], self.config.is_ssl)
+        """Begins to serve on the host's sockets, with as many open files as may be."""
+        files = raise_file_limit()
+        await super().startup([])  # without uvicorn's listeners, whose TLS handshakes last a minute
+        self._slots.most = connections_within(files, self._settings.connections)
+        self._slots.count_open = lambda: len(self.server_state.connections)
+        config, loop = self.config, asyncio.get_running_loop()
+        make_protocol = partial(
+            BoundedProtocol,
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            slots=self._slots,
+            head_seconds=self._settings.head_seconds,
+            slow_client_seconds=self._slow_client_seconds,
+        )
+        tls_seconds = None if config.ssl is None else self._settings.head_seconds
+        for listener in sockets or ():
+            server = await loop.create_server(
+                make_protocol,
+                sock=listener,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=tls_seconds,
+                ssl_shutdown_timeout=tls_seconds,
+            )
+            self.servers.append(server)
+            self._listeners.append((server, listener))
+        if sockets:
+            announcement = self._announce(sockets[0], config.is_ssl)
             self._announcing = asyncio.create_task(announcement)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Returns whether to leave now: once a drain that was asked for is done."""
+        asked = await super().on_tick(counter)
+        if counter % TICKS_A_SECOND == 0:
+            self._slots.look_for_files()
+        if not asked or self.force_exit:
+            return asked
+        self._drain.begin(0.0 if signal.SIGINT in self._captured_signals else None)
+        if self._drain.refusing.is_set():
+            self._close_ports()
+        return self._drain.done
+
+    def _close_ports(self) -> None:
+        """Stops listening, for the host too, whose copies would take connections for nobody.
+
+        A Unix socket could never listen again, for no next worker either. Requests that come by it
+        are refused until the end.
+        """
+        while self._listeners:
+            server, listener = self._listeners.pop()
+            if listener.family != socket.AF_UNIX:
+                with listener.dup() as copy:
+                    server.close()
+                    copy.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -152,6 +152,18 @@ class Metrics:
             ("way", "cause"),
             registry=self.registry,
         )
+        self.draining = Gauge(
+            "llmserve_draining", "1 while the service takes leave.", registry=self.registry
+        )
+        self.connections = Gauge(
+            "llmserve_connections", "Connections that are open.", registry=self.registry
+        )
+        self._closed_connections = Counter(
+            "llmserve_connections_closed_total",
+            "Connections that the server closed, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._unknown_fields = Counter(
             "llmserve_unknown_request_fields_total",
             "Request fields that no specification names, ignored.",
@@ -209,6 +221,10 @@ class Metrics:
     def count_store_failure(self, way: str, cause: str) -> None:
         """Counts what was not read or written. Both labels are words of the code."""
         self._store_failures.labels(way, cause).inc()
+
+    def count_closed_connection(self, reason: str) -> None:
+        """Counts a connection that was closed for a reason of ours, a word of the code."""
+        self._closed_connections.labels(reason).inc()
 
     def count_tool_call(self, tool: str, outcome: str, seconds: float) -> None:
         """Counts one call of a built-in tool. Both labels are words of the code."""

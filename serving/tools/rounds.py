@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from serving.control.drain import Drain
 from serving.errors import ErrorKind, ServingError
 from serving.events import (
     BuiltInCallEnded,
@@ -76,14 +77,16 @@ class Rounds:
         vocabulary: Vocabulary,
         run: Run,
         clock: Callable[[], float],
+        drain: Drain,
     ) -> None:
-        """`job` has one choice."""
+        """`job` has one choice. A call ends with `drain`, as generation does."""
         self._job = job
         self._executors = executors
         self._allowance = allowance
         self._vocabulary = vocabulary
         self._run = run
         self._clock = clock
+        self._drain = drain
         self._calls = 0
         self._refusals = 0
         self._usage = Usage(0, 0, 0, 0)
@@ -126,9 +129,10 @@ class Rounds:
 
     async def _call(self, last: _Round, due: float) -> BuiltInCallEnded:
         """Has the call made that a round ended in."""
-        output, outcome = await self._executors.call(
-            last.call.name, last.text, max(0.0, due - self._clock())
-        )
+        async with self._drain.bounded():
+            output, outcome = await self._executors.call(
+                last.call.name, last.text, max(0.0, due - self._clock())
+            )
         return BuiltInCallEnded(output, outcome)
 
     def _following(self, job: Job, last: _Round, output: str, due: float) -> Job | None:

@@ -21,7 +21,15 @@ def write(tmp_path: Path, text: str) -> dict[str, str]:
 def test_the_file_of_the_product_holds_every_setting_with_its_default() -> None:
     values = yaml.safe_load(DEFAULT_PATH.read_text())
     assert set(values) == set(Settings.model_fields)
-    for section in ("limits", "deadlines", "http", "admission", "supervision", "embeddings"):
+    for section in (
+        "limits",
+        "deadlines",
+        "http",
+        "drain",
+        "admission",
+        "supervision",
+        "embeddings",
+    ):
         default = Settings.model_fields[section].default
         assert isinstance(default, BaseModel)
         assert set(values[section]) == set(type(default).model_fields)

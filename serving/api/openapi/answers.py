@@ -241,9 +241,9 @@ class Text(Answer):
 
 
 class Health(Answer):
-    """The state of the engine in a word, and of the store, where that matters."""
+    """The state of the service, of its engine, and of the store, where that matters."""
 
-    status: Literal["ok", "degraded", "unavailable"]
+    status: Literal["ok", "degraded", "draining", "unavailable"]
     engine: str
     store: Literal["ok", "read_only", "unavailable"] | None = None
 

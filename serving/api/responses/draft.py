@@ -170,6 +170,7 @@ class Draft:
             self._backend.vocabulary,
             lambda job, started: pipeline.run(job, accepted=started),
             self._clock,
+            pipeline.drain,
         )
         return rounds.events(accepted)
 

@@ -36,12 +36,13 @@ from serving.api.responses.socket_messages import (
 )
 from serving.api.responses.tape import split_events
 from serving.api.timeout import requested_seconds
+from serving.control.drain import draining
 from serving.errors import ErrorKind, ServingError
 
 ROUTE = "responses.socket"
 TURN_ROUTE = "responses"
 
-_CLOSED_NORMALLY, _CLOSED_FOR_POLICY = 1000, 1008
+_CLOSED_NORMALLY, _CLOSED_FOR_POLICY, _CLOSED_FOR_RESTART = 1000, 1008, 1012
 
 PrepareTurn = Callable[[Json, str, float | None, Recent], Prepared | Pending]
 """Takes the fields of a request, its id, the seconds that the client gives it, and the responses of
@@ -94,13 +95,18 @@ class _Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests = 0
         self._waiting_bytes = 0
-        self._expired = False
+        self._farewell: tuple[ServingError, int] | None = None
         self._over = asyncio.Event()
 
     async def run(self, receive: Receive) -> None:
-        """Serves until the client leaves, the connection is too old, or the client is too slow."""
+        """Serves until the client leaves or is too slow, the connection is too old, or the service
+        leaves."""
         loop = asyncio.get_running_loop()
-        expiry = loop.call_later(self._around.settings.deadlines.socket_seconds, self._expire)
+        expiry = loop.call_later(
+            self._around.settings.deadlines.socket_seconds,
+            lambda: self._retire(self._too_old(), _CLOSED_NORMALLY),
+        )
+        self._spawn(self._leave_with_service())
         listening = loop.create_task(self._listen(receive))
         over = loop.create_task(self._over.wait())
         try:
@@ -155,8 +161,8 @@ class _Session:
             return  # nobody is there any more
         finally:
             del self._lanes[stream_id]
-        if self._expired and not self._lanes:
-            await self._end_of_life()
+        if self._farewell is not None and not self._lanes:
+            await self._part(*self._farewell)
 
     async def _answer(self, asked: Asked) -> None:
         """Answers one message. Raises OSError when the client cannot be told."""
@@ -166,8 +172,8 @@ class _Session:
         try:
             with self._turns(TURN_ROUTE) as exchange:
                 exchange.bytes_received = asked.size_bytes
-                if self._expired:
-                    raise self._too_old()
+                if self._farewell is not None:
+                    raise self._farewell[0]
                 prepared = await self._prepared(asked, exchange)
                 await self._stream(prepared, exchange, asked.stream_id)
         except ServingError as error:
@@ -218,16 +224,21 @@ class _Session:
             self._over.set()
             raise
 
-    def _expire(self) -> None:
-        """Lets what runs come to its end, and nothing begin behind it."""
-        self._expired = True
-        if not self._lanes:
-            self._spawn(self._end_of_life())
+    async def _leave_with_service(self) -> None:
+        await self._around.drain.refusing.wait()
+        self._retire(draining(), _CLOSED_FOR_RESTART)
 
-    async def _end_of_life(self) -> None:
+    def _retire(self, reason: ServingError, code: int) -> None:
+        """Lets what runs come to its end, and nothing begin behind it."""
+        if self._farewell is None:
+            self._farewell = reason, code
+            if not self._lanes:
+                self._spawn(self._part(reason, code))
+
+    async def _part(self, reason: ServingError, code: int) -> None:
         with suppress(OSError):
-            await self._tell(error_event(self._too_old()), None)
-            await self._close(_CLOSED_NORMALLY, "")
+            await self._tell(error_event(reason), None)
+            await self._close(code, "")
 
     async def _close(self, code: int, reason: str) -> None:
         with suppress(OSError):

@@ -72,6 +72,7 @@ class Show:
             scene.vocabulary,
             self.run,
             lambda: executors.clock_seconds,
+            scene.pipeline.drain,
         )
         self.scene = scene
         self.jobs: list[Job] = []
