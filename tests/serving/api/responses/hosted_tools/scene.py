@@ -80,10 +80,10 @@ def make_script(vocabulary: Vocabulary) -> Script:
 
 @asynccontextmanager
 async def running(
-    directory: Path, store: Path, tools: dict[str, Any]
+    directory: Path, store: Path, tools: dict[str, Any], **settings: Any
 ) -> AsyncGenerator[tuple[Starlette, openai.AsyncOpenAI]]:
     """Yields a ready app with these tools, and the official client of it."""
-    values = {"log_level": "error", "store": {"path": str(store)}, "tools": tools}
+    values = {"log_level": "error", "store": {"path": str(store)}, "tools": tools, **settings}
     app = create_app(Settings.model_validate(values), launch=launch)
     app.state.engine_directory = directory
     async with listening(app) as port:
