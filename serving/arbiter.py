@@ -95,9 +95,10 @@ class ApiSocket(CircusSocket):
 class Signals(SysHandler):
     """What the arbiter does on its signals.
 
-    The first SIGINT, SIGTERM or SIGQUIT is passed on as SIGTERM and waits for the worker's streams.
-    The second ends everything at once: SIGQUIT to the worker, SIGKILL when it is still there after
-    `FORCED_SECONDS`. SIGHUP is the worker's; from a terminal that has gone it is a SIGTERM.
+    The first SIGINT is passed on, SIGTERM and SIGQUIT as SIGTERM; all wait for the worker's
+    streams. The second ends everything at once: SIGQUIT to the worker, SIGKILL when it is still
+    there after `FORCED_SECONDS`. SIGHUP is the worker's; from a terminal that has gone it is a
+    SIGTERM.
     """
 
     def __init__(self, controller: Any) -> None:
@@ -115,6 +116,12 @@ class Signals(SysHandler):
         for watcher in self.controller.arbiter.watchers:
             if watcher.use_sockets:  # a plugin has none, and would die of it
                 _send(watcher, signal.SIGHUP)
+
+    def handle_int(self) -> None:
+        """Ends as from a terminal: the worker gives no notice."""
+        for watcher in self.controller.arbiter.watchers:
+            watcher.stop_signal = signal.SIGINT
+        self.quit()
 
     def quit(self) -> None:
         """Begins the end, or makes it short."""

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -120,7 +121,16 @@ class Server(uvicorn.Server):
         with super().capture_signals():
             loop.add_signal_handler(signal.SIGQUIT, self._end_now)
             loop.add_signal_handler(signal.SIGHUP, self._reload)
-            yield
+            try:
+                yield
+            finally:
+                # uvicorn raises them again at the end, and Python tells of SIGINT by a traceback.
+                self._captured_signals = [signal.SIGTERM for _ in self._captured_signals[:1]]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins the end. A second SIGINT, of a terminal besides the arbiter, changes nothing."""
+        self._captured_signals.append(sig)
+        self.should_exit = True
 
     def _end_now(self) -> None:
         """Ends without waiting for what runs."""

@@ -27,7 +27,7 @@ _PROCESSORS = (
 def make_logger(level: str, file: TextIO | None = None) -> FilteringBoundLogger:
     """Returns a logger that writes JSON lines to `file`, standard error unless told otherwise."""
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(file or sys.stderr),
+        structlog.WriteLogger(file or sys.stderr),  # a line in one write: others write there too
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),

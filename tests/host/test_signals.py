@@ -48,6 +48,16 @@ def test_sighup_starts_no_second_worker_and_disturbs_no_stream(
             assert served.output.count("engine_loading") == 1
 
 
+def test_ctrl_c_gives_no_notice(engine: Path, tmp_path: Path) -> None:
+    extra = {"GPT_OSS_ENGINE": str(engine), "GPT_OSS_DRAIN__NOTICE_SECONDS": "600"}
+    with serve(tmp_path, extra=extra) as served:
+        served.wait_until_ready()
+        processes = served.processes()
+        served.process.send_signal(signal.SIGINT)  # the worker is in a session of its own
+        served.wait_for_exit(SOON_SECONDS)
+        assert psutil.wait_procs(processes, timeout=SOON_SECONDS)[1] == []
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_everything_at_once(

@@ -98,3 +98,23 @@ def test_whatever_a_process_has_to_say_is_a_line_of_json() -> None:
     for line, said in zip(lines[3:], ("callback", "thread", "finalizer", "end"), strict=True):
         assert said in line["exception"]
     assert all(line["timestamp"] for line in lines)
+
+
+class Writes(io.StringIO):
+    """Keeps what each write held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Keeps one write."""
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_a_line_is_one_write_so_that_processes_do_not_tear_each_other_s() -> None:
+    file = Writes()
+    make_logger("info", file).info("one")
+    assert len(file.pieces) == 1
+    assert file.pieces[0].endswith("}\n")
