@@ -23,12 +23,15 @@ from benchmarks import report
 from benchmarks.serving import MODEL, write_paced_engine
 from serving.api.body import decode
 from serving.api.chat.facts import ChatFacts
-from serving.api.chat.job import make_job
+from serving.api.chat.request import generation_request
 from serving.api.chat.schema import ChatRequest
 from serving.api.chat.stream import ChatStream
+from serving.api.generation import RequestInfo
 from serving.app import create_app
 from serving.backend import Backend
+from serving.control.callers import ANONYMOUS
 from serving.events import Content
+from serving.generation.prepare import prepare as make_job
 from serving.lifecycle import Supervised
 from serving.runtime.lifecycle import EngineState, Transition
 from serving.runtime.supervisor import Supervisor
@@ -39,6 +42,7 @@ WORDS = 100
 ANSWER_TOKENS = 200
 ROUNDS = 31
 WANTED_MS = 2.0
+INFO = RequestInfo("1", ANONYMOUS, None)
 
 Messages = list[dict[str, Any]]
 
@@ -61,7 +65,7 @@ def prepare(messages: Messages, backend: Backend, settings: Settings) -> tuple[f
     began = time.thread_time()
     request = decode(body, ChatRequest, settings.limits)
     read = time.thread_time()
-    job = make_job(request, backend, settings, job_id="1", deadline_seconds=None)
+    job = make_job(generation_request(request, INFO), backend, settings)
     made = time.thread_time()
     return (read - began) * 1e3, (made - read) * 1e3, len(job.prompt)
 

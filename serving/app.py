@@ -17,6 +17,7 @@ from pathlib import Path
 from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.types import Scope
 
 from serving import machine
 from serving.api.addressing import Addressing, OneHost
@@ -27,6 +28,7 @@ from serving.api.origins import Origins
 from serving.api.responses.background import Background
 from serving.api.routes import make_routes
 from serving.api.wire.slots import Slots
+from serving.control.callers import ANONYMOUS, Caller
 from serving.control.drain import Drain, Phase
 from serving.engine import SERVED_NAMES
 from serving.lifecycle import Launch, Service, Supervised
@@ -51,14 +53,16 @@ def create_app(
     make_id: Callable[[], str] = lambda: secrets.token_hex(12),
     launch: Launch | None = None,
     on_loaded: Callable[[], None] = lambda: None,
+    identify: Callable[[Scope], Caller] = lambda scope: ANONYMOUS,
 ) -> Starlette:
     """Returns the application.
 
     `app.state.service` is its `Service`, `app.state.drain` how it takes leave, `app.state.slots`
     the bound on its connections. `app.state.engine_directory`, when the host has set it before the
     lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes the
-    supervisor: another one in tests. `on_loaded` is called once the engine's directory is read; a
-    process that does nothing but serve passes `serving.garbage.set_aside`.
+    supervisor: another one in tests. `identify` returns whose a request is. `on_loaded` is called
+    once the engine's directory is read; a process that does nothing but serve passes
+    `serving.garbage.set_aside`.
     """
     # A second series for each counter, with the time of its first count, is of no use to anyone.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -132,7 +136,14 @@ def create_app(
                 trusted=map(str, settings.http.trusted_proxies),
                 prefix=settings.http.root_path,
             ),
-            Middleware(Edge, recorder=recorder, clock=clock, make_id=make_id, drain=drain),
+            Middleware(
+                Edge,
+                recorder=recorder,
+                clock=clock,
+                make_id=make_id,
+                drain=drain,
+                identify=identify,
+            ),
             Middleware(Door, drain=drain),
             Middleware(OneHost),
             Middleware(

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from serving.control.callers import Caller
+
 
 class Lane(IntEnum):
     """A priority class. A lower number is served first."""
@@ -100,7 +102,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     begun: bool = False
     """True: goes on with a response that has begun, which is not refused now for a full line."""
     lane: Lane = Lane.P1
-    tenant: str = "default"
+    caller: Caller
     route: str = "chat.completions"
     deadline_seconds: float | None = None
     """Time from acceptance to the last token; None for the service's own limit."""

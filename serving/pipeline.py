@@ -81,7 +81,7 @@ class Pipeline:
         """
         started = self._clock() if accepted is None else accepted
         record = Record(
-            id=job.id, route=job.route, lane=job.lane.name.lower(), tenant=job.tenant,
+            id=job.id, route=job.route, lane=job.lane.name.lower(), tenant=job.caller.tenant,
             started=started, prompt_tokens=len(job.prompt), outcome="aborted",
             code=ErrorKind.CLIENT_CLOSED.value.code,
         )  # fmt: skip
@@ -143,7 +143,12 @@ class Pipeline:
                 job.lane, job.choices, queue_seconds, begun=job.begun
             )
         record.admitted = self._clock()
-        hold.stream = self.engine.open(job.prompt, samplings(job), priority=_PRIORITIES[job.lane])
+        hold.stream = self.engine.open(
+            job.prompt,
+            samplings(job),
+            priority=_PRIORITIES[job.lane],
+            cache_salt=job.caller.cache_salt,
+        )
         watch = Watch(
             self._clock,
             due=due,

@@ -14,6 +14,7 @@ from serving.api.addressing import UNIX
 from serving.api.dialect import OPENAI, Dialect, dialect_of
 from serving.api.exchange import Exchange, attach, attach_turns
 from serving.api.replies import reply_error
+from serving.control.callers import Caller
 from serving.control.drain import Drain
 from serving.errors import ErrorKind, ServingError
 from serving.telemetry.record import Record
@@ -39,12 +40,15 @@ class Edge:
         recorder: Recorder,
         clock: Callable[[], float],
         make_id: Callable[[], str],
+        identify: Callable[[Scope], Caller],
         drain: Drain,
     ) -> None:
+        """`identify` returns whose a request is."""
         self._app = app
         self._recorder = recorder
         self._clock = clock
         self._make_id = make_id
+        self._identify = identify
         self._drain = drain
         self._open: set[Exchange] = set()
         recorder.metrics.count_open(self._count_open)
@@ -177,6 +181,7 @@ class Edge:
             request_id,
             self._clock(),
             self._recorder.gather(),
+            caller=self._identify(scope),
             client=None if client == UNIX else client,
             method=method,
             dialect=dialect,
@@ -193,6 +198,7 @@ class Edge:
             status=exchange.status,
             bytes_received=exchange.bytes_received,
             bytes_sent=exchange.bytes_sent,
+            tenant=exchange.caller.tenant,
             outcome="aborted" if left else "error" if error else "ok",
             code="" if error is None else error.kind.value.code,
             prompt_tokens=exchange.prompt_tokens,

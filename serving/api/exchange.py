@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from starlette.types import Scope
 
 from serving.api.dialect import OPENAI, Dialect
+from serving.control.callers import Caller
 from serving.errors import ServingError
 from serving.telemetry.recorder import Gathering
 
@@ -20,7 +21,7 @@ raises becomes the exchange's error, and in the end it is recorded as a request 
 
 
 class Exchange:
-    """One request: its id, where it went, and what has become of it.
+    """One request: its id, whose it is, where it went, and what has become of it.
 
     `route` is the metric label, a word of ours. `recorded` is set once somebody, such as the
     pipeline, has undertaken to count it. `error` is what it was answered with. `dialect` says in
@@ -32,6 +33,7 @@ class Exchange:
         "accepted",
         "bytes_received",
         "bytes_sent",
+        "caller",
         "client",
         "dialect",
         "error",
@@ -51,6 +53,7 @@ class Exchange:
         accepted: float,
         gathering: Gathering,
         *,
+        caller: Caller,
         client: str | None,
         method: str | None = None,
         dialect: Dialect = OPENAI,
@@ -62,6 +65,7 @@ class Exchange:
         self.bytes_received = 0
         self.bytes_sent = 0
         self.dialect = dialect
+        self.caller = caller
         self.request_id = request_id
         self.accepted = accepted
         self.route = "unmatched"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
 
 from starlette.types import Receive, Scope, Send
 
@@ -12,13 +11,15 @@ from serving.api.body import require_json
 from serving.api.connection import Connection
 from serving.api.exchange import Exchange, exchange_of
 from serving.api.limits import read_body
+from serving.api.presenters import Streamed, Whole
 from serving.api.replies import reply_json
 from serving.api.timeout import requested_seconds
 from serving.backend import Backend
+from serving.control.callers import Caller
 from serving.control.drain import Drain
 from serving.control.workers import Workers
 from serving.errors import ErrorKind, ServingError
-from serving.events import ChoiceEvent
+from serving.fleet.table import Fleet
 from serving.pipeline import Events
 from serving.settings import Settings
 from serving.tools.executors import Toolbox
@@ -29,39 +30,6 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-class Whole(Protocol):
-    """Collects the events of a response that is sent at once."""
-
-    def add(self, events: list[ChoiceEvent]) -> None:
-        """Takes the next events."""
-        ...
-
-    def body(self) -> dict[str, object]:
-        """Returns the JSON object of the response, once every choice has finished."""
-        ...
-
-
-@runtime_checkable
-class Streamed(Protocol):
-    """Encodes the events of a response as server-sent events, in order."""
-
-    def begin(self) -> bytes:
-        """Returns what comes before the first event."""
-        ...
-
-    def encode(self, events: list[ChoiceEvent]) -> bytes:
-        """Returns what these events become."""
-        ...
-
-    def end(self) -> bytes:
-        """Returns what follows the last event."""
-        ...
-
-    def fail(self, error: ServingError) -> bytes:
-        """Returns the end of a stream which has failed."""
-        ...
 
 
 Write = Callable[[bytes, bool], Awaitable[None]]
@@ -86,23 +54,31 @@ class Pending:
     """Raises ServingError."""
 
 
-Prepare = Callable[[bytes, str, float | None], Prepared | Pending]
-"""Takes the body, the request's id and the deadline that the client asks for, in seconds. Raises
-ServingError. The part that costs time: a large body is prepared in a thread."""
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """What is known of a request beside its body: `deadline_seconds` as the client asks for it."""
+
+    id: str
+    caller: Caller
+    deadline_seconds: float | None
+
+
+Prepare = Callable[[bytes, RequestInfo], Prepared | Pending]
+"""Takes the body. Raises ServingError. A large body is prepared in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What an endpoint needs of the service.
 
-    `backend` returns what serves now, or raises ServingError; `known` returns it or None. `now` is
-    the time of day in seconds since 1970, `make_id` returns a new random id each time. What costs
-    time in Python is done by the workers of its kind: `reading` prepares what is to be generated,
-    `counting` counts tokens, `embedding` reads and writes embeddings.
+    `known` returns the engine, or None before its directory has been read. `now` is the time of day
+    in seconds since 1970, `make_id` returns a new random id each time. What costs time in Python is
+    done by the workers of its kind: `reading` prepares what is to be generated, `counting` counts
+    tokens, `embedding` reads and writes embeddings.
     """
 
     settings: Settings
-    backend: Callable[[], Backend]
+    fleet: Fleet
     known: Callable[[], Backend | None]
     clock: Callable[[], float]
     now: Callable[[], float]
@@ -138,13 +114,9 @@ class Generation:
         body = await read_body(receive)
         slow_client_seconds = around.settings.deadlines.slow_client_seconds
         async with Connection(receive, send, around.clock, slow_client_seconds) as connection:
-            seconds = requested_seconds(scope)
+            info = RequestInfo(exchange.request_id, exchange.caller, requested_seconds(scope))
             prepared = await prepare_within(
-                seconds,
-                exchange,
-                around,
-                len(body),
-                lambda: self._prepare(body, exchange.request_id, seconds),
+                info, exchange, around, len(body), lambda: self._prepare(body, info)
             )
             events = prepared.run(exchange.accepted)
             exchange.recorded = True
@@ -155,7 +127,7 @@ class Generation:
 
 
 async def prepare_within(
-    seconds: float | None,
+    info: RequestInfo,
     exchange: Exchange,
     around: Surroundings,
     size_bytes: int,
@@ -165,7 +137,7 @@ async def prepare_within(
 
     Raises ServingError, also DEADLINE.
     """
-    async with within(around.left_seconds(exchange.accepted, seconds)):
+    async with within(around.left_seconds(exchange.accepted, info.deadline_seconds)):
         prepared = await around.reading.run_sized(size_bytes, prepare)
         if isinstance(prepared, Pending):
             prepared = await prepared.finish()
@@ -175,9 +147,8 @@ async def prepare_within(
 
 async def present(connection: Connection, events: Events, presenter: Whole | Streamed) -> None:
     """Sends the response that `presenter` makes of `events`."""
-    # Not isinstance: for a protocol it looks at every member, a tenth of what a request costs.
-    if hasattr(presenter, "encode"):
-        await _send_stream(connection, events, cast(Streamed, presenter))
+    if isinstance(presenter, Streamed):
+        await _send_stream(connection, events, presenter)
     else:
         await _send_whole(connection, events, presenter)
 

@@ -24,6 +24,7 @@ from serving.api.tokenize import detokenize, tokenize
 from serving.backend import Backend
 from serving.control.drain import Drain
 from serving.control.workers import Workers
+from serving.fleet.table import Fleet
 from serving.runtime.encoder.client import Encoder
 from serving.settings import Settings
 from serving.store.stores import Stores
@@ -75,7 +76,7 @@ def make_routes(
     )
     around = Surroundings(
         settings,
-        service.backend,
+        Fleet(service.backend),
         lambda: service.known,
         clock=clock,
         now=now,

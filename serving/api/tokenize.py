@@ -7,17 +7,17 @@ from typing import Any
 from pydantic import field_validator
 
 from serving.api.body import check, decode, decode_object
-from serving.api.chat.conversation import make_conversation
+from serving.api.chat.request import dialogue
 from serving.api.chat.schema import ChatRequest
 from serving.api.completions.facts import token_name
 from serving.api.completions.schema import TokenId, check_ids
 from serving.api.computation import Computation, counting
 from serving.api.fields import Loose
 from serving.api.generation import Surroundings
-from serving.api.sampling import require_model
 from serving.api.sampling_schema import ModelName
 from serving.backend import Backend
-from serving.harmony.render import render
+from serving.generation.prepare import render_prompt
+from serving.generation.request import Prompt
 
 ROUTE = "tokenize"
 REVERSE_ROUTE = "detokenize"
@@ -57,17 +57,16 @@ def tokenize(around: Surroundings) -> Computation:
 
     def compute(body: bytes) -> dict[str, object]:
         value = decode_object(body, settings.limits)
-        backend = around.backend()
+        request: TokenizeChat | TokenizeText
         if "messages" in value:
-            chat = check(value, TokenizeChat, settings.limits)
-            require_model(chat.model, backend)
-            conversation = make_conversation(chat, settings, backend.system_date)
-            tokens = render(conversation, backend.vocabulary)
-            return _answer(tokens, backend, named=bool(chat.return_token_strs))
-        text = check(value, TokenizeText, settings.limits)
-        require_model(text.model, backend)
-        tokens = backend.vocabulary.encode(text.prompt)
-        return _answer(tokens, backend, named=bool(text.return_token_strs))
+            request = check(value, TokenizeChat, settings.limits)
+            prompt: Prompt = dialogue(request)
+        else:
+            request = check(value, TokenizeText, settings.limits)
+            prompt = request.prompt
+        engine = around.fleet.find(request.model)
+        tokens = render_prompt(prompt, engine, settings)
+        return _answer(tokens, engine, named=bool(request.return_token_strs))
 
     return counting(ROUTE, around, compute)
 
@@ -78,9 +77,7 @@ def detokenize(around: Surroundings) -> Computation:
 
     def compute(body: bytes) -> dict[str, object]:
         request = decode(body, Detokenize, settings.limits)
-        backend = around.backend()
-        require_model(request.model, backend)
-        text = backend.vocabulary.decode(request.tokens)
+        text = around.fleet.find(request.model).vocabulary.decode(request.tokens)
         # Other servers call it by either name.
         return {"prompt": text, "text": text}
 

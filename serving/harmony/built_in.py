@@ -102,6 +102,11 @@ def recipients(tools: Iterable[BuiltInTool]) -> frozenset[str]:
     return frozenset().union(*(RECIPIENTS[tool.name] for tool in tools))
 
 
+def called_tools(called: frozenset[str]) -> tuple[BuiltInName, ...]:
+    """Returns the tools that calls to these recipients are of."""
+    return tuple(name for name, own in RECIPIENTS.items() if own & called)
+
+
 def built_in_section(tools: Sequence[BuiltInTool]) -> str:
     """Returns the section `# Tools` of the system message, in the order of the names."""
     parts = ["# Tools"]

@@ -217,11 +217,15 @@ class ResponseStore:
 
         return await self._database.write(work)
 
-    async def call_off(self, response_id: str) -> None:
+    async def call_off(self, tenant: str, response_id: str) -> None:
         """Tells the process that makes a response to end it. Raises ServingError."""
 
         def work(database: sqlite3.Connection) -> None:
-            database.execute("UPDATE running SET called_off = 1 WHERE id = ?", (response_id,))
+            database.execute(
+                "UPDATE running SET called_off = 1 "
+                "WHERE id IN (SELECT id FROM responses WHERE id = ? AND tenant = ?)",
+                (response_id, tenant),
+            )
 
         await self._database.write(work)
 

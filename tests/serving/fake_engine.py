@@ -23,6 +23,7 @@ class FakeStream:
         self.cancelled: list[int] = []
         self.closed = asyncio.Event()
         self.priority = 0.5
+        self.cache_salt = ""
         self.suspended = False
         self._arrived: list[tuple[int, Output]] = []
         self._error: ServingError | None = None
@@ -116,6 +117,7 @@ class FakeEngine:
             raise self.unavailable()
         stream = FakeStream(prompt, samplings)
         stream.priority = priority
+        stream.cache_salt = cache_salt
         self.opened.append(stream)
         self._opened.set()
         return stream

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from serving.control.admission import Admission
+from serving.control.callers import ANONYMOUS
 from serving.events import ChoiceEvent, Content, Event, Finished, Reasoning, ToolCallArguments
 from serving.harmony.conversation import Assistant
 from serving.harmony.render import render_completion
@@ -73,6 +74,7 @@ def job(
 ) -> Job:
     return Job(
         id="request-1",
+        caller=ANONYMOUS,
         prompt=PROMPT,
         sampling=sampling or Sampling(max_tokens=100),
         choices=choices,

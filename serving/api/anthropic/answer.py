@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from serving.api.anthropic.facts import UNSIGNED, MessageFacts, stop_fields, usage_object
+from serving.api.presenters import Whole
 from serving.events import (
     ChoiceEvent,
     Content,
@@ -21,7 +22,7 @@ RAW_INPUT = "_raw"
 """The key under which arguments are handed on that are no JSON object: `input` must be one."""
 
 
-class MessageAnswer:
+class MessageAnswer(Whole):
     """Collects the events of one response. A block ends where another kind begins."""
 
     def __init__(self, facts: MessageFacts) -> None:

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from serving.api.anthropic.answer import MessageAnswer
 from serving.api.anthropic.facts import MessageFacts, ThinkingShown
-from serving.api.anthropic.job import count_tokens, make_job
+from serving.api.anthropic.request import ROUTE, dialogue, generation_request
 from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from serving.api.anthropic.stream import MessageStream
 from serving.api.body import decode
 from serving.api.computation import Computation, counting
-from serving.api.generation import Generation, Prepared, Surroundings
+from serving.api.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.generation.prepare import prepare, render_prompt
 
-ROUTE = "messages"
 COUNT_ROUTE = "messages.count_tokens"
 
 
 def messages(around: Surroundings) -> Generation:
     """Returns the endpoint that answers."""
 
-    def prepare(body: bytes, job_id: str, deadline_seconds: float | None) -> Prepared:
+    def prepare_message(body: bytes, info: RequestInfo) -> Prepared:
         request = decode(body, MessagesRequest, around.settings.limits)
-        backend = around.backend()
-        job = make_job(
-            request,
-            backend,
-            around.settings,
-            job_id=job_id,
-            route=ROUTE,
-            deadline_seconds=deadline_seconds,
-        )
+        wanted = generation_request(request, info)
+        backend = around.fleet.find(wanted.model)
+        job = prepare(wanted, backend, around.settings)
         facts = MessageFacts(
             id=f"msg_{around.make_id()}",
-            request_id=job_id,
+            request_id=info.id,
             model=backend.model,
             prompt_tokens=len(job.prompt),
             thinking=_shown(request),
@@ -43,7 +37,7 @@ def messages(around: Surroundings) -> Generation:
             unknown_fields=len(request.model_extra or ()),
         )
 
-    return Generation(ROUTE, around, prepare)
+    return Generation(ROUTE, around, prepare_message)
 
 
 def token_count(around: Surroundings) -> Computation:
@@ -51,7 +45,8 @@ def token_count(around: Surroundings) -> Computation:
 
     def compute(body: bytes) -> dict[str, object]:
         request = decode(body, CountTokensRequest, around.settings.limits)
-        return {"input_tokens": count_tokens(request, around.backend(), around.settings)}
+        engine = around.fleet.find(request.model)
+        return {"input_tokens": len(render_prompt(dialogue(request), engine, around.settings))}
 
     return counting(COUNT_ROUTE, around, compute)
 

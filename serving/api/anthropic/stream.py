@@ -12,6 +12,7 @@ import msgspec
 
 from serving.api.anthropic.facts import UNSIGNED, MessageFacts, stop_fields, usage_object
 from serving.api.dialect import describe_for_anthropic
+from serving.api.presenters import Streamed
 from serving.errors import ServingError
 from serving.events import (
     ChoiceEvent,
@@ -27,7 +28,7 @@ from serving.events import (
 _encode = msgspec.json.Encoder().encode
 
 
-class MessageStream:
+class MessageStream(Streamed):
     """Encodes the events of one response, in order. A block ends where another kind begins."""
 
     def __init__(self, facts: MessageFacts) -> None:

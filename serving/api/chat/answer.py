@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serving.api.chat.facts import ChatFacts, logprob_entries, usage_object
+from serving.api.presenters import Whole
 from serving.events import (
     ChoiceEvent,
     Content,
@@ -15,7 +16,7 @@ from serving.events import (
 )
 
 
-class ChatAnswer:
+class ChatAnswer(Whole):
     """Collects the events of one response."""
 
     def __init__(self, facts: ChatFacts) -> None:

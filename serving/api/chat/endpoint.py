@@ -5,25 +5,23 @@ from __future__ import annotations
 from serving.api.body import decode
 from serving.api.chat.answer import ChatAnswer
 from serving.api.chat.facts import ChatFacts
-from serving.api.chat.job import make_job
+from serving.api.chat.request import ROUTE, generation_request
 from serving.api.chat.schema import ChatRequest
 from serving.api.chat.stream import ChatStream
-from serving.api.generation import Generation, Prepared, Surroundings
+from serving.api.generation import Generation, Prepared, RequestInfo, Surroundings
 from serving.backend import Backend
+from serving.generation.prepare import prepare
 from serving.job import Job
-
-ROUTE = "chat.completions"
 
 
 def chat_completions(around: Surroundings) -> Generation:
     """Returns the endpoint."""
 
-    def prepare(body: bytes, job_id: str, deadline_seconds: float | None) -> Prepared:
+    def prepare_chat(body: bytes, info: RequestInfo) -> Prepared:
         request = decode(body, ChatRequest, around.settings.limits)
-        backend = around.backend()
-        job = make_job(
-            request, backend, around.settings, job_id=job_id, deadline_seconds=deadline_seconds
-        )
+        wanted = generation_request(request, info)
+        backend = around.fleet.find(wanted.model)
+        job = prepare(wanted, backend, around.settings)
         facts = _facts(request, backend, job, around)
         options = request.stream_options
         return Prepared(
@@ -36,7 +34,7 @@ def chat_completions(around: Surroundings) -> Generation:
             unknown_fields=len(request.model_extra or ()),
         )
 
-    return Generation(ROUTE, around, prepare)
+    return Generation(ROUTE, around, prepare_chat)
 
 
 def _facts(request: ChatRequest, backend: Backend, job: Job, around: Surroundings) -> ChatFacts:

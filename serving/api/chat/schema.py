@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from serving.api import sampling_schema
 from serving.api.chat.messages import Message
-from serving.api.fields import UNSUPPORTED, Loose, Name, refuse
+from serving.api.fields import UNSUPPORTED, Effort, Loose, Name, refuse
 from serving.api.sampling_schema import (
     Label,
     ModelName,
@@ -26,8 +26,6 @@ from serving.api.sampling_schema import (
 
 DENIED_FIELDS = sampling_schema.DENIED_FIELDS | {"best_of", "echo"}
 """See there; and fields of Completions that Chat Completions does not have."""
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class FunctionDefinition(Loose):
@@ -118,16 +116,6 @@ class AllowedTools(Loose):
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedSet
-
-    @property
-    def mode(self) -> str:
-        """`auto` or `required`."""
-        return self.allowed_tools.mode
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the functions, in order."""
-        return [tool.name for tool in self.allowed_tools.tools]
 
 
 _TOOL_CHOICES = ("none", "auto", "required")

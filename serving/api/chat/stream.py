@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from serving.api.chat.facts import ChatFacts, logprob_entries, usage_object
+from serving.api.presenters import Streamed
 from serving.api.server_events import DONE, encode_error
 from serving.errors import ServingError
 from serving.events import (
@@ -25,7 +26,7 @@ from serving.events import (
 _encode = msgspec.json.Encoder().encode
 
 
-class ChatStream:
+class ChatStream(Streamed):
     """Encodes the chunks of one response, in order.
 
     The first chunk of each choice has the role alone, the last one the finish reason alone. With

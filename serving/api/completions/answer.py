@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from serving.api.completions.facts import CompletionFacts, LegacyLogprobs
+from serving.api.presenters import Whole
 from serving.events import ChoiceEvent, Content, Finished, PromptLogprobs, TokenLogprob
 
 
-class CompletionAnswer:
+class CompletionAnswer(Whole):
     """Collects the events of one response."""
 
     def __init__(self, facts: CompletionFacts) -> None:

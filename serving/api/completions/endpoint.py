@@ -7,31 +7,24 @@ from collections.abc import Sequence
 from serving.api.body import decode
 from serving.api.completions.answer import CompletionAnswer
 from serving.api.completions.facts import CompletionFacts
-from serving.api.completions.jobs import make_jobs
 from serving.api.completions.prompt_batch import run_batch
+from serving.api.completions.request import ROUTE, generation_requests
 from serving.api.completions.schema import CompletionRequest
 from serving.api.completions.stream import CompletionStream
-from serving.api.generation import Generation, Prepared, Surroundings
+from serving.api.generation import Generation, Prepared, RequestInfo, Surroundings
 from serving.backend import Backend
+from serving.generation.prepare import prepare
 from serving.job import Job
-
-ROUTE = "completions"
 
 
 def completions(around: Surroundings) -> Generation:
     """Returns the endpoint."""
 
-    def prepare(body: bytes, job_id: str, deadline_seconds: float | None) -> Prepared:
+    def prepare_completions(body: bytes, info: RequestInfo) -> Prepared:
         request = decode(body, CompletionRequest, around.settings.limits)
-        backend = around.backend()
-        jobs = make_jobs(
-            request,
-            backend,
-            around.settings,
-            job_id=job_id,
-            route=ROUTE,
-            deadline_seconds=deadline_seconds,
-        )
+        backend = around.fleet.find(request.model)
+        wanted = generation_requests(request, info)
+        jobs = [prepare(one, backend, around.settings) for one in wanted]
         facts = _facts(request, backend, jobs, around)
         options = request.stream_options
         # As many prompts at once as the engine's batch holds: more would only wait in line.
@@ -46,7 +39,7 @@ def completions(around: Surroundings) -> Generation:
             unknown_fields=len(request.model_extra or ()),
         )
 
-    return Generation(ROUTE, around, prepare)
+    return Generation(ROUTE, around, prepare_completions)
 
 
 def _facts(

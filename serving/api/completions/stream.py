@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from serving.api.completions.facts import CompletionFacts, LegacyLogprobs
+from serving.api.presenters import Streamed
 from serving.api.server_events import DONE, encode_error
 from serving.errors import ServingError
 from serving.events import (
@@ -23,7 +24,7 @@ from serving.events import (
 _encode = msgspec.json.Encoder().encode
 
 
-class CompletionStream:
+class CompletionStream(Streamed):
     """Encodes the chunks of one response, in order.
 
     The last chunk of each choice has the finish reason and no text. `include_usage` as in Chat

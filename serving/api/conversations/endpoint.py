@@ -10,7 +10,7 @@ from serving.api.exchange import exchange_of
 from serving.api.generation import Surroundings
 from serving.api.limits import read_body
 from serving.api.replies import reply_json
-from serving.api.responses.kept import TENANT, given_items, read_references
+from serving.api.responses.kept import given_items, read_references
 from serving.errors import ErrorKind, ServingError
 from serving.settings import Settings
 from serving.store.conversations import Conversation
@@ -28,7 +28,7 @@ class Conversations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         around, stores = self._around, self._stores
         require_store(around.settings)
         require_json(scope)
@@ -38,9 +38,9 @@ class Conversations:
         )
         around.count_unknown(len(request.model_extra or ()))
         items = request.items or []
-        referenced = await read_references(items, stores, "items")
+        referenced = await read_references(items, caller, stores, "items")
         made = await stores.conversations.create(
-            TENANT,
+            caller.tenant,
             f"conv_{around.make_id()}",
             request.metadata or {},
             given_items(items, referenced, around.make_id),
@@ -60,12 +60,12 @@ class OneConversation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         around = self._around
         require_store(around.settings)
         name = scope["path_params"]["id"]
         if scope["method"] == "DELETE":
-            if not await self._conversations.delete(TENANT, name):
+            if not await self._conversations.delete(caller.tenant, name):
                 raise missing_conversation()
             deleted = {"id": name, "object": "conversation.deleted", "deleted": True}
             await reply_json(send, deleted)
@@ -77,9 +77,9 @@ class OneConversation:
                 len(body), decode, body, UpdateConversation, around.settings.limits
             )
             around.count_unknown(len(request.model_extra or ()))
-            found = await self._conversations.update(TENANT, name, request.metadata or {})
+            found = await self._conversations.update(caller.tenant, name, request.metadata or {})
         else:
-            found = await self._conversations.load(TENANT, name)
+            found = await self._conversations.load(caller.tenant, name)
         if found is None:
             raise missing_conversation()
         await reply_json(send, conversation_object(found))

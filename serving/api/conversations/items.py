@@ -16,7 +16,7 @@ from serving.api.exchange import exchange_of
 from serving.api.generation import Surroundings
 from serving.api.limits import read_body
 from serving.api.replies import reply_json
-from serving.api.responses.kept import TENANT, Json, given_items, read_references
+from serving.api.responses.kept import Json, given_items, read_references
 from serving.api.responses.query import (
     listed,
     query_of,
@@ -24,6 +24,7 @@ from serving.api.responses.query import (
     read_paging,
     with_included,
 )
+from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.store.stores import Stores
 
@@ -37,32 +38,32 @@ class Items:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         require_store(self._around.settings)
         name, query = scope["path_params"]["id"], query_of(scope)
         includes = read_includes(query)
         if scope["method"] == "POST":
             require_json(scope)
-            added = await self._add(name, await read_body(receive))
+            added = await self._add(caller, name, await read_body(receive))
             await reply_json(send, listed(added, includes, has_more=False))
             return
         paging = read_paging(query)
-        page = await self._stores.conversations.page(TENANT, name, **paging._asdict())
+        page = await self._stores.conversations.page(caller.tenant, name, **paging._asdict())
         if page is None:
             raise missing_conversation()
         await reply_json(send, listed(page.items, includes, has_more=page.has_more))
 
-    async def _add(self, name: str, body: bytes) -> list[Json]:
+    async def _add(self, caller: Caller, name: str, body: bytes) -> list[Json]:
         """Returns the items of a body, which are in the conversation now."""
         around, stores = self._around, self._stores
         request = await around.reading.run_sized(
             len(body), decode, body, CreateItems, around.settings.limits
         )
         around.count_unknown(len(request.model_extra or ()))
-        referenced = await read_references(request.items, stores, "items")
+        referenced = await read_references(request.items, caller, stores, "items")
         items = given_items(request.items, referenced, around.make_id)
         most = around.settings.limits.body_bytes
-        if not await stores.conversations.add(TENANT, name, items, most):
+        if not await stores.conversations.add(caller.tenant, name, items, most):
             raise missing_conversation()
         return items
 
@@ -76,17 +77,17 @@ class OneItem:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         require_store(self._around.settings)
         name, item_id = scope["path_params"]["id"], scope["path_params"]["item"]
         if scope["method"] == "DELETE":
-            left = await self._conversations.remove(TENANT, name, item_id)
+            left = await self._conversations.remove(caller.tenant, name, item_id)
             if left is None:
                 raise _missing_item()
             await reply_json(send, conversation_object(left))
             return
         includes = read_includes(query_of(scope))
-        item = await self._conversations.item(TENANT, name, item_id)
+        item = await self._conversations.item(caller.tenant, name, item_id)
         if item is None:
             raise _missing_item()
         await reply_json(send, with_included(item, includes))

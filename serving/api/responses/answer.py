@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from serving.api.presenters import Whole
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import Output
 from serving.events import ChoiceEvent
 
 
-class ResponseAnswer:
+class ResponseAnswer(Whole):
     """Collects the events of one response."""
 
     def __init__(self, response: ResponseObject, output: Output, now: Callable[[], float]) -> None:

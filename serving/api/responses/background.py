@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
+from serving.api.presenters import Whole
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import Output
 from serving.api.responses.stream import ResponseStream
 from serving.api.responses.tape import Tape
+from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.pipeline import Events
@@ -115,18 +117,23 @@ class Background:
         self._now = now
         self._wanted = wanted
         self._on_bug = on_bug
-        self._running: dict[str, tuple[Making, asyncio.Task[None]]] = {}
+        self._running: dict[tuple[Caller, str], tuple[Making, asyncio.Task[None]]] = {}
         self._watching: asyncio.Task[None] | None = None
 
     def start(
-        self, events: Events, making: Making, save: Save, release: Callable[[], None]
+        self,
+        caller: Caller,
+        events: Events,
+        making: Making,
+        save: Save,
+        release: Callable[[], None],
     ) -> None:
         """Begins to make a response of `events`. Calls `release` when all is over."""
         name = making.response.id
         task = asyncio.create_task(self._run(making, events, save), name=name)
 
         def over(task: asyncio.Task[None]) -> None:
-            self._running.pop(name)
+            self._running.pop((caller, name))
             making.tape.end()
             making.ended.set()
             release()
@@ -134,19 +141,19 @@ class Background:
                 self._on_bug(name, bug)
 
         task.add_done_callback(over)
-        self._running[name] = making, task
+        self._running[caller, name] = making, task
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch(), name="background-watch")
 
-    def body(self, response_id: str) -> Body | None:
+    def body(self, caller: Caller, response_id: str) -> Body | None:
         """Returns a response as it is now, or None when it is not in the making here."""
-        running = self._running.get(response_id)
+        running = self._running.get((caller, response_id))
         return None if running is None else running[0].body
 
-    def require_saved(self, response_id: str) -> None:
+    def require_saved(self, caller: Caller, response_id: str) -> None:
         """Raises ServingError for a response that cannot be continued, because it runs or its end
         is not saved."""
-        running = self._running.get(response_id)
+        running = self._running.get((caller, response_id))
         if running is None:
             return
         if running[0].final is None:
@@ -158,23 +165,23 @@ class Background:
             retry_after_seconds=SAVE_SECONDS,
         )
 
-    def tape(self, response_id: str) -> Tape | None:
+    def tape(self, caller: Caller, response_id: str) -> Tape | None:
         """Returns the events of a response that runs and was begun as a stream, or None."""
-        running = self._running.get(response_id)
+        running = self._running.get((caller, response_id))
         return running[0].tape if running is not None and running[0].streamed else None
 
-    async def cancel(self, response_id: str) -> Body | None:
+    async def cancel(self, caller: Caller, response_id: str) -> Body | None:
         """Returns a response that was running, at its end; None when it was not."""
-        if response_id not in self._running:
+        if (caller, response_id) not in self._running:
             return None
-        making, task = self._running[response_id]
+        making, task = self._running[caller, response_id]
         self._call_off(making, task)
         await making.ended.wait()
         return making.body
 
-    def forget(self, response_id: str) -> None:
+    def forget(self, caller: Caller, response_id: str) -> None:
         """Lets go of a response that has ended, and has been deleted before it was saved."""
-        running = self._running.get(response_id)
+        running = self._running.get((caller, response_id))
         if running is not None and running[0].ended.is_set():
             running[1].cancel()
 
@@ -199,10 +206,10 @@ class Background:
             await asyncio.sleep(WATCH_SECONDS)
             before = dict(self._running)
             try:
-                wanted = await self._wanted(before)
+                wanted = await self._wanted([name for _, name in before])
             except ServingError:
                 continue
-            for name, (making, task) in before.items():
+            for (_, name), (making, task) in before.items():
                 if name not in wanted and not making.ending:
                     self._call_off(making, task)
 
@@ -223,7 +230,7 @@ class Background:
             raise failure
 
 
-class Begun:
+class Begun(Whole):
     """Presents a response in the background at its beginning."""
 
     def __init__(self, response: ResponseObject, output: Output) -> None:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from serving.api.body import decode
-from serving.api.chat.job import make_job
-from serving.api.chat.schema import ChatRequest
-from serving.api.generation import Generation, Pending, Prepared, Surroundings
+from serving.api.generation import Generation, Pending, Prepared, RequestInfo, Surroundings
+from serving.api.presenters import Whole
 from serving.api.responses.background import Background
-from serving.api.responses.conversation import make_messages
+from serving.api.responses.conversation import make_turns
 from serving.api.responses.items import InputItem, MessageItem, seal
-from serving.api.responses.job import in_own_words
 from serving.api.responses.kept import (
     Context,
     Json,
@@ -29,11 +25,12 @@ from serving.api.responses.kept import (
 )
 from serving.api.responses.object import usage_object
 from serving.api.responses.schema import CompactRequest
-from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent, Content, Finished
-from serving.job import Job
-from serving.settings import Settings
+from serving.generation.prepare import prepare
+from serving.generation.request import Dialogue, GenerationRequest
+from serving.harmony.conversation import Developer, User
+from serving.job import Sampling
 from serving.store.stores import Stores
 
 ROUTE = "responses.compact"
@@ -53,14 +50,14 @@ def compaction(around: Surroundings, stores: Stores, background: Background) -> 
     """Returns the endpoint that makes conversations shorter. Nothing of them is stored."""
     settings = around.settings
 
-    def prepare(body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
+    def prepare_summary(body: bytes, info: RequestInfo) -> Prepared | Pending:
         request = decode(body, CompactRequest, settings.limits)
         require_store(request, settings)
         unknown = len(request.model_extra or ())
 
         def prepared(context: Context) -> Prepared:
-            backend = around.backend()
-            job = make_compaction_job(request, context, backend, settings, job_id, seconds)
+            backend = around.fleet.find(request.model)
+            job = prepare(generation_request(request, context, info), backend, settings)
             summary = Summary(_verbatim(context, around.make_id), around.now(), around.make_id)
             return Prepared(
                 lambda accepted: backend.pipeline.run(job, accepted=accepted), summary, unknown
@@ -70,50 +67,42 @@ def compaction(around: Surroundings, stores: Stores, background: Background) -> 
             return prepared(plain_context(request))
 
         async def finish() -> Prepared:
-            context = await read_context(request, stores, background, settings)
+            context = await read_context(request, info.caller, stores, background, settings)
             return await around.reading.run(prepared, context)
 
         return Pending(finish)
 
-    return Generation(ROUTE, around, prepare)
+    return Generation(ROUTE, around, prepare_summary)
 
 
-def make_compaction_job(
-    request: CompactRequest,
-    context: Context,
-    backend: Backend,
-    settings: Settings,
-    job_id: str,
-    deadline_seconds: float | None,
-) -> Job:
-    """Returns the job that writes the summary. The conversation comes first, so that it is in the
+def generation_request(
+    request: CompactRequest, context: Context, info: RequestInfo
+) -> GenerationRequest:
+    """Returns what asks for the summary. The conversation comes first, so that it is in the
     engine's cache where it was answered without tools and with the service's own effort.
 
     Raises ServingError, also for a conversation of nothing.
     """
-    try:
-        messages = make_messages(context.earlier, context.own, request.instructions)
-        if not any(message["role"] != "developer" for message in messages):
-            raise ServingError(
-                ErrorKind.INVALID_VALUE, "'input' holds nothing to compact.", param="input"
-            )
-        # Greedy: a summary is to be exact, not inventive. With the service's own effort, which is
-        # in the first tokens of a prompt: with another nothing of it would be cached.
-        chat = ChatRequest.model_validate(
-            {
-                "model": request.model,
-                "messages": [*messages, {"role": "user", "content": REQUEST}],
-                "temperature": 0.0,
-            },
-            context=settings.limits,
+    turns = tuple(make_turns(context.earlier, context.own, request.instructions))
+    if all(isinstance(turn, Developer) for turn in turns):
+        raise ServingError(
+            ErrorKind.INVALID_VALUE, "'input' holds nothing to compact.", param="input"
         )
-        job = make_job(chat, backend, settings, job_id=job_id, deadline_seconds=deadline_seconds)
-    except ServingError as error:
-        raise in_own_words(error) from None
-    return msgspec.structs.replace(job, route=ROUTE)
+    # Greedy: a summary is to be exact, not inventive. With the service's own effort, which is in
+    # the first tokens of a prompt: with another nothing of it would be cached.
+    return GenerationRequest(
+        id=info.id,
+        caller=info.caller,
+        route=ROUTE,
+        model=request.model,
+        prompt=Dialogue(turns=(*turns, User(text=REQUEST))),
+        prompt_place="input",
+        sampling=Sampling(max_tokens=0, temperature=0.0),
+        deadline_seconds=info.deadline_seconds,
+    )
 
 
-class Summary:
+class Summary(Whole):
     """Collects the summary, and presents it behind what is given back word for word."""
 
     def __init__(self, verbatim: list[Json], now: float, make_id: Callable[[], str]) -> None:

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from serving.api.generation import Prepared, Surroundings
+from serving.api.generation import Prepared, RequestInfo, Surroundings
 from serving.api.responses.answer import ResponseAnswer
 from serving.api.responses.background import Background, Begun, Making, no_events, stopped
-from serving.api.responses.job import make_response_job
-from serving.api.responses.kept import TENANT, Context, Json, given_items, keeping
+from serving.api.responses.kept import Context, Json, given_items, keeping
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import ItemOptions, Output
 from serving.api.responses.recent import Recent
+from serving.api.responses.request import generation_request
 from serving.api.responses.schema import (
     CODE_OUTPUTS,
     ENCRYPTED_REASONING,
@@ -21,10 +21,11 @@ from serving.api.responses.schema import (
 )
 from serving.api.responses.stream import ResponseStream
 from serving.api.responses.tape import Playback
-from serving.api.responses.tool_choice import built_in_use
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.events import Finished, Usage
+from serving.generation.prepare import prepare
+from serving.harmony.built_in import called_tools
 from serving.job import Job
 from serving.pipeline import Events
 from serving.settings import Settings
@@ -34,10 +35,9 @@ from serving.tools.rounds import Allowance, Rounds
 
 
 class Asking(NamedTuple):
-    """How a request came: its id, the time that its client gives it, and over which connection."""
+    """How a request came, and over which connection."""
 
-    job_id: str
-    seconds: float | None
+    info: RequestInfo
     recent: Recent | None = None
     """The responses of the connection, where it has many requests."""
     generate: bool = True
@@ -60,19 +60,14 @@ class Draft:
 
         Raises ServingError for what the engine cannot do.
         """
-        self._backend, settings = around.backend(), around.settings
-        use = built_in_use(request, around.toolbox)
-        self._job = make_response_job(
-            request,
-            context,
-            self._backend,
-            settings,
-            job_id=asking.job_id,
-            deadline_seconds=asking.seconds,
-            use=use,
-        )
+        wanted = generation_request(request, context, around.toolbox, asking.info)
+        settings = around.settings
+        self._backend = around.fleet.find(wanted.model)
+        self._job = prepare(wanted, self._backend, settings)
         self._executors = (
-            around.toolbox.executors(use.called) if self._job.built_in and asking.generate else None
+            around.toolbox.executors(called_tools(self._job.built_in))
+            if self._job.built_in and asking.generate
+            else None
         )
         self._allowance = _allowance(request, self._job, self._backend, settings)
         self._clock = around.clock
@@ -134,7 +129,7 @@ class Draft:
         """
         response, output = self._response, self._output
         if not await self._stores.responses.begin(
-            TENANT,
+            self._job.caller.tenant,
             response.begun(),
             self._items,
             lost=response.failed(output, stopped()),
@@ -148,7 +143,7 @@ class Draft:
 
         def run(accepted: float) -> Events:
             events = self._events(accepted)
-            background.start(events, making, self._save, self._release)
+            background.start(self._job.caller, events, making, self._save, self._release)
             return making.tape.ticks() if self._stream else no_events()
 
         presenter = Playback(making.tape, 0) if self._stream else Begun(response, output)
@@ -194,7 +189,7 @@ class Draft:
         if not self._kept and self._conversation is None:
             return False
         return await self._stores.responses.save(
-            TENANT,
+            self._job.caller.tenant,
             body,
             self._items,
             kept=self._kept,

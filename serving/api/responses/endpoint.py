@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from serving.api.body import check, decode
-from serving.api.generation import Pending, Prepared, Surroundings
+from serving.api.generation import Pending, Prepared, RequestInfo, Surroundings
 from serving.api.responses.background import Background
 from serving.api.responses.draft import Asking, Draft
 from serving.api.responses.kept import (
-    TENANT,
     Json,
     needs_store,
     plain_context,
@@ -29,14 +28,12 @@ class Responses:
         self._stores = stores
         self._background = background
 
-    def prepare(self, body: bytes, job_id: str, seconds: float | None) -> Prepared | Pending:
+    def prepare(self, body: bytes, info: RequestInfo) -> Prepared | Pending:
         """Returns the answer to a body of HTTP. Raises ServingError."""
         request = decode(body, ResponsesRequest, self._around.settings.limits)
-        return self._prepare(request, Asking(job_id, seconds))
+        return self._prepare(request, Asking(info))
 
-    def prepare_turn(
-        self, fields: Json, job_id: str, seconds: float | None, recent: Recent
-    ) -> Prepared | Pending:
+    def prepare_turn(self, fields: Json, info: RequestInfo, recent: Recent) -> Prepared | Pending:
         """Returns the answer to a request on a connection. Raises ServingError.
 
         With `generate` false nothing is written: the prompt is computed, and can be continued.
@@ -47,7 +44,7 @@ class Responses:
                 ErrorKind.INVALID_VALUE, "'generate' must be true or false.", param="generate"
             )
         request = check(fields, ResponsesRequest, self._around.settings.limits)
-        return self._prepare(request, Asking(job_id, seconds, recent, generate is not False))
+        return self._prepare(request, Asking(info, recent, generate is not False))
 
     def _prepare(self, request: ResponsesRequest, asking: Asking) -> Prepared | Pending:
         require_store(request, self._around.settings, asking.recent)
@@ -60,12 +57,13 @@ class Responses:
 
     async def _finish(self, request: ResponsesRequest, asking: Asking) -> Prepared:
         around, stores, background = self._around, self._stores, self._background
+        caller = asking.info.caller
         hold, draft = None, None
         if request.conversation is not None:
-            hold = stores.conversations.hold(TENANT, request.conversation)
+            hold = stores.conversations.hold(caller.tenant, request.conversation)
         try:
             context = await read_context(
-                request, stores, background, around.settings, asking.recent
+                request, caller, stores, background, around.settings, asking.recent
             )
             # A conversation may be long, whatever the request is.
             draft = await around.reading.run(Draft, request, context, around, stores, asking, hold)

@@ -26,15 +26,13 @@ from serving.api.responses.object import ResponseObject
 from serving.api.responses.output import Output
 from serving.api.responses.recent import Recent
 from serving.api.responses.schema import History
+from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
 from serving.settings import Settings
 from serving.store.stores import Stores
 
 Json = dict[str, Any]
-
-TENANT = "default"
-"""Whose responses they are. The store keeps those of different tenants apart."""
 
 _ITEMS: TypeAdapter[list[InputItem]] = TypeAdapter(list[InputItem])
 
@@ -85,6 +83,7 @@ def plain_context(request: History) -> Context:
 
 async def read_context(
     request: History,
+    caller: Caller,
     stores: Stores,
     background: Background,
     settings: Settings,
@@ -101,20 +100,20 @@ async def read_context(
         found = None if recent is None else recent.chain(name)
         if recent is not None and found is not None:
             stored = recent.stored(name)
-        if found is None or await _is_deleted(stored, stores):
-            found = await _chain(name, stores, background, settings)
+        if found is None or await _is_deleted(stored, caller, stores):
+            found = await _chain(name, caller, stores, background, settings)
             stored = frozenset({name})
         earlier = found
     elif request.conversation is not None:
         found = await stores.conversations.items(
-            TENANT, request.conversation, settings.limits.body_bytes
+            caller.tenant, request.conversation, settings.limits.body_bytes
         )
         if found is None:
             raise ServingError(
                 ErrorKind.NOT_FOUND, "There is no such conversation here.", param="conversation"
             )
         earlier = found
-    referenced = await read_references(request.input, stores, "input")
+    referenced = await read_references(request.input, caller, stores, "input")
     own = request.input
     if not isinstance(own, str):
         named = references(own).values()
@@ -123,22 +122,22 @@ async def read_context(
     return Context(_ITEMS.validate_python(earlier), own, referenced, earlier, stored)
 
 
-async def _is_deleted(names: Collection[str], stores: Stores) -> bool:
+async def _is_deleted(names: Collection[str], caller: Caller, stores: Stores) -> bool:
     """Returns whether one of these stored responses is gone; False where that cannot be known."""
     try:
-        return bool(names) and not await stores.responses.has(TENANT, names)
+        return bool(names) and not await stores.responses.has(caller.tenant, names)
     except ServingError:
         return False
 
 
 async def _chain(
-    name: str, stores: Stores, background: Background, settings: Settings
+    name: str, caller: Caller, stores: Stores, background: Background, settings: Settings
 ) -> list[Json]:
     """Returns the items of a response and of all before it. Raises ServingError."""
-    background.require_saved(name)
+    background.require_saved(caller, name)
     found = None
     if settings.store.enabled:
-        found = await stores.responses.chain(TENANT, name, settings.limits.body_bytes)
+        found = await stores.responses.chain(caller.tenant, name, settings.limits.body_bytes)
     if found is None:
         raise ServingError(
             ErrorKind.PREVIOUS_RESPONSE,
@@ -156,14 +155,14 @@ def references(items: str | Sequence[InputItem]) -> dict[int, str]:
 
 
 async def read_references(
-    items: str | Sequence[InputItem], stores: Stores, field: str
+    items: str | Sequence[InputItem], caller: Caller, stores: Stores, field: str
 ) -> dict[str, Json]:
     """Returns the stored items that `items` refer to, by their ids.
 
     Raises ServingError (NOT_FOUND) that names the place in `field` of one that is not there.
     """
     named = references(items)
-    found = await stores.responses.items(TENANT, [*named.values()]) if named else {}
+    found = await stores.responses.items(caller.tenant, [*named.values()]) if named else {}
     for index, name in named.items():
         if name not in found:
             raise ServingError(

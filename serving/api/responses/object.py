@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from serving.api.responses.output import Output
 from serving.api.responses.schema import ResponsesRequest
 from serving.api.responses.tools import FunctionTool, HostedTool
@@ -147,7 +149,7 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
             ),
             "verbosity": "medium",
         },
-        "tool_choice": request.tool_choice or "auto",
+        "tool_choice": _tool_choice(request),
         "tools": [_tool(tool) for tool in request.tools or ()],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
@@ -160,6 +162,13 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
         if (value := getattr(request, name)) is not None:
             echoed[name] = value
     return echoed
+
+
+def _tool_choice(request: ResponsesRequest) -> object:
+    choice = request.tool_choice
+    if isinstance(choice, BaseModel):
+        return choice.model_dump(exclude_none=True)
+    return choice or "auto"
 
 
 def _tool(tool: FunctionTool | HostedTool) -> Body:

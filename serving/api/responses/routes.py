@@ -8,7 +8,7 @@ from serving.api.generation import Generation, Surroundings
 from serving.api.responses.background import Background
 from serving.api.responses.compaction import compaction
 from serving.api.responses.endpoint import Responses
-from serving.api.responses.job import ROUTE
+from serving.api.responses.request import ROUTE
 from serving.api.responses.socket import ResponsesSocket
 from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
 from serving.api.responses.tokens import input_tokens

@@ -1,7 +1,6 @@
 """The request of the Responses API: every field of the OpenAI specification, by name.
 
-A field is honoured, or accepted where it does not change the answer, or refused by name. What the
-field says in words of Chat Completions is checked there (`responses_job`).
+A field is honoured, or accepted where it does not change the answer, or refused by name.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from pydantic import (
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from serving.api.chat.schema import Effort
-from serving.api.fields import UNSUPPORTED, Loose, Name, refuse
+from serving.api.fields import UNSUPPORTED, Effort, Loose, Name, refuse
 from serving.api.responses.items import InputItem
-from serving.api.responses.tools import WEB_SEARCHES, Tool
+from serving.api.responses.tools import WEB_SEARCHES, FunctionTool, Tool
 from serving.api.sampling_schema import (
     DENIED_FIELDS,
     Label,
     ModelName,
     Probability,
     at_most,
+    at_most_number,
     limits_of,
     refuse_denied,
 )
@@ -53,8 +52,62 @@ INCLUDABLE = frozenset(
     }
 )
 
+
+class ChosenFunction(Loose):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    name: Name
+
+
+class AllowedTools(Loose):
+    """A choice among some of the tools that are offered."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class ChosenHosted(Loose):
+    """The one built-in tool that must be called."""
+
+    type: Literal[
+        "code_interpreter",
+        "mcp",
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    ]
+    server_label: str | None = None
+
+
 _TOOL_CHOICES = ("none", "auto", "required")
-_TOOL_CHOICE_TYPES = ("function", "allowed_tools", "code_interpreter", "mcp", *WEB_SEARCHES)
+
+
+def _choice_tag(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "@word" if value in _TOOL_CHOICES else None
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in ("code_interpreter", "mcp", *WEB_SEARCHES):
+        return "@hosted"
+    return f"@{kind}" if kind in ("function", "allowed_tools") else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("@word")]
+    | Annotated[ChosenFunction, Tag("@function")]
+    | Annotated[AllowedTools, Tag("@allowed_tools")]
+    | Annotated[ChosenHosted, Tag("@hosted")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type=UNSUPPORTED,
+        custom_error_message=(
+            "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
+            "'code_interpreter', 'web_search' or 'mcp'"
+        ),
+    ),
+]
 
 
 def _few_pairs(value: dict[str, str]) -> dict[str, str]:
@@ -224,24 +277,19 @@ class PromptFields(History):
     """What the model reads."""
 
     tools: list[Tool] | None = None
-    tool_choice: Any = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     text: Text | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
-    @field_validator("tool_choice")
+    @field_validator("tools")
     @classmethod
-    def _known_tool_choice(cls, value: Any) -> Any:
-        kind = value.get("type") if isinstance(value, dict) else value
-        known = _TOOL_CHOICE_TYPES if isinstance(value, dict) else _TOOL_CHOICES
-        if value is not None and not (isinstance(kind, str) and kind in known):
-            raise PydanticCustomError(
-                UNSUPPORTED,
-                "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
-                "'code_interpreter', 'web_search' or 'mcp'",
-            )
-        return value
+    def _few_tools(cls, value: list[Tool] | None, info: ValidationInfo) -> list[Tool] | None:
+        names = [tool.name for tool in value or [] if isinstance(tool, FunctionTool)]
+        if len(set(names)) != len(names):
+            raise PydanticCustomError("duplicate", "two functions have the same name")
+        return None if value is None else at_most(value, limits_of(info).tools, "tools")
 
 
 class CompactRequest(History):
@@ -305,6 +353,11 @@ class ResponsesRequest(PromptFields):
                 "store", "a response in the background is stored", {"field": "store"}
             )
         return self
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _few_alternatives(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return at_most_number(value, limits_of(info).top_logprobs)
 
     @field_validator("include")
     @classmethod

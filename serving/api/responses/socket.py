@@ -21,11 +21,12 @@ from serving.api.exchange import Exchange, Turns, exchange_of, turns_of
 from serving.api.generation import (
     Pending,
     Prepared,
-    Streamed,
+    RequestInfo,
     Surroundings,
     prepare_within,
     write_stream,
 )
+from serving.api.presenters import Streamed
 from serving.api.responses.recent import Recent
 from serving.api.responses.socket_messages import (
     Asked,
@@ -44,9 +45,8 @@ TURN_ROUTE = "responses"
 
 _CLOSED_NORMALLY, _CLOSED_FOR_POLICY, _CLOSED_FOR_RESTART = 1000, 1008, 1012
 
-PrepareTurn = Callable[[Json, str, float | None, Recent], Prepared | Pending]
-"""Takes the fields of a request, its id, the seconds that the client gives it, and the responses of
-the connection. Raises ServingError."""
+PrepareTurn = Callable[[Json, RequestInfo, Recent], Prepared | Pending]
+"""Takes the fields of a request and the responses of the connection. Raises ServingError."""
 
 
 class ResponsesSocket:
@@ -184,9 +184,10 @@ class _Session:
         around = self._around
         if (known := around.known()) is not None:
             known.pipeline.admission.require_room()
-        arguments = (asked.request(), exchange.request_id, self._seconds, self._recent)
+        info = RequestInfo(exchange.request_id, exchange.caller, self._seconds)
+        arguments = (asked.request(), info, self._recent)
         return await prepare_within(
-            self._seconds, exchange, around, asked.size_bytes, lambda: self._prepare(*arguments)
+            info, exchange, around, asked.size_bytes, lambda: self._prepare(*arguments)
         )
 
     async def _stream(self, prepared: Prepared, exchange: Exchange, stream_id: str | None) -> None:

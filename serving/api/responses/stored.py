@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -12,7 +13,6 @@ from serving.api.exchange import exchange_of
 from serving.api.generation import Surroundings, present
 from serving.api.replies import reply, reply_json
 from serving.api.responses.background import Background
-from serving.api.responses.kept import TENANT
 from serving.api.responses.query import (
     Json,
     listed,
@@ -24,6 +24,7 @@ from serving.api.responses.query import (
     with_included,
 )
 from serving.api.responses.tape import Playback, Tape
+from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.pipeline import Events
 from serving.store.responses import ResponseStore, Stored
@@ -44,20 +45,22 @@ class StoredResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         response_id = scope["path_params"]["id"]
         if scope["method"] == "DELETE":
-            await self._background.cancel(response_id)
-            if not await self._store.delete(TENANT, response_id):
+            await self._background.cancel(caller, response_id)
+            if not await self._store.delete(caller.tenant, response_id):
                 raise _missing()
-            self._background.forget(response_id)
+            self._background.forget(caller, response_id)
             await reply_json(send, {"id": response_id, "object": "response", "deleted": True})
             return
         query = query_of(scope)
         includes = read_includes(query)
         after = read_number(query, "starting_after")
         if read_flag(query, "stream"):
-            playback, ticks = await self._stream(response_id, 0 if after is None else after + 1)
+            playback, ticks = await self._stream(
+                caller, response_id, 0 if after is None else after + 1
+            )
             slow_client_seconds = self._around.settings.deadlines.slow_client_seconds
             async with Connection(
                 receive, send, self._around.clock, slow_client_seconds
@@ -70,20 +73,24 @@ class StoredResponse:
                 "'starting_after' goes with 'stream=true'.",
                 param="starting_after",
             )
-        body = self._background.body(response_id)
+        body = self._background.body(caller, response_id)
         if body is None:
-            body = msgspec.json.decode((await _load(self._store, response_id)).body, type=Json)
+            body = msgspec.json.decode(
+                (await _load(self._store, caller, response_id)).body, type=Json
+            )
         body["output"] = [with_included(item, includes) for item in body["output"]]
         await reply_json(send, body)
 
-    async def _stream(self, response_id: str, start: int) -> tuple[Playback, Events]:
+    async def _stream(
+        self, caller: Caller, response_id: str, start: int
+    ) -> tuple[Playback, Events]:
         """Returns the events of a response from the one with the number `start` on.
 
         Raises ServingError for a response that was not begun as a stream in the background.
         """
-        tape = self._background.tape(response_id)
+        tape = self._background.tape(caller, response_id)
         if tape is None:
-            stored = await _load(self._store, response_id)
+            stored = await _load(self._store, caller, response_id)
             if stored.events is None:
                 raise ServingError(
                     ErrorKind.UNSUPPORTED,
@@ -93,27 +100,12 @@ class StoredResponse:
                 )
             tape = Tape()
             playback = Playback(tape, start)
-            return playback, self._recorded(response_id, stored, tape, playback, start)
+
+            def load() -> Awaitable[Stored]:
+                return _load(self._store, caller, response_id)
+
+            return playback, _recorded(stored, load, tape, playback, start)
         return Playback(tape, start), tape.ticks()
-
-    async def _recorded(
-        self, response_id: str, stored: Stored, tape: Tape, playback: Playback, start: int
-    ) -> Events:
-        """Yields nothing at once, and again when the events of a stored response are on the tape.
-
-        Those of one that another process makes are there when it has ended.
-        """
-        yield []
-        while stored.running:
-            await asyncio.sleep(_LOOK_SECONDS)
-            stored = await _load(self._store, response_id)
-        if stored.events:
-            tape.add(stored.events)
-        else:  # its process ended before it: what it told is not known, its failure is
-            tape.add(_failure(stored.body, start))
-            playback.rewind()
-        tape.end()
-        yield []
 
 
 class InputItems:
@@ -124,10 +116,10 @@ class InputItems:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         query = query_of(scope)
         paging, includes = read_paging(query), read_includes(query)
-        items = (await _load(self._store, scope["path_params"]["id"])).input
+        items = (await _load(self._store, caller, scope["path_params"]["id"])).input
         if paging.newest_first:
             items.reverse()
         start = 0
@@ -155,15 +147,15 @@ class CancelledResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
-        exchange_of(scope, ROUTE)
+        caller = exchange_of(scope, ROUTE).caller
         response_id = scope["path_params"]["id"]
-        ended = await self._background.cancel(response_id)
+        ended = await self._background.cancel(caller, response_id)
         if ended is not None:
             await reply_json(send, ended)
             return
-        stored = await _load(self._store, response_id)
+        stored = await _load(self._store, caller, response_id)
         if stored.running:
-            stored = await self._cancel_elsewhere(response_id)
+            stored = await self._cancel_elsewhere(caller, response_id)
         if not msgspec.json.decode(stored.body)["background"]:
             raise ServingError(
                 ErrorKind.INVALID_VALUE,
@@ -172,19 +164,43 @@ class CancelledResponse:
             )
         await reply(send, 200, stored.body, b"application/json")
 
-    async def _cancel_elsewhere(self, response_id: str) -> Stored:
+    async def _cancel_elsewhere(self, caller: Caller, response_id: str) -> Stored:
         """Returns a response that another process was making, as a rule at its end."""
-        await self._store.call_off(response_id)
+        await self._store.call_off(caller.tenant, response_id)
         for _ in range(_LOOKS):
             await asyncio.sleep(_LOOK_SECONDS)
-            stored = await _load(self._store, response_id)
+            stored = await _load(self._store, caller, response_id)
             if not stored.running:
                 break
         return stored
 
 
-async def _load(store: ResponseStore, response_id: str) -> Stored:
-    stored = await store.load(TENANT, response_id)
+async def _recorded(
+    stored: Stored,
+    load: Callable[[], Awaitable[Stored]],
+    tape: Tape,
+    playback: Playback,
+    start: int,
+) -> Events:
+    """Yields nothing at once, and again when the events of a stored response are on the tape.
+
+    Those of one that another process makes are there when it has ended; `load` reads it again.
+    """
+    yield []
+    while stored.running:
+        await asyncio.sleep(_LOOK_SECONDS)
+        stored = await load()
+    if stored.events:
+        tape.add(stored.events)
+    else:  # its process ended before it: what it told is not known, its failure is
+        tape.add(_failure(stored.body, start))
+        playback.rewind()
+    tape.end()
+    yield []
+
+
+async def _load(store: ResponseStore, caller: Caller, response_id: str) -> Stored:
+    stored = await store.load(caller.tenant, response_id)
     if stored is None:
         raise _missing()
     return stored

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from serving.api.chat.facts import logprob_entries
+from serving.api.presenters import Streamed
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import Change, Closed, Grown, Item, Opened, Output, Running
 from serving.errors import ServingError
@@ -28,7 +29,7 @@ _RUNNING = {"code_interpreter_call": "interpreting", "web_search_call": "searchi
 _SUMMARY_DELTA = "response.reasoning_summary_text.delta"
 
 
-class ResponseStream:
+class ResponseStream(Streamed):
     """Encodes one response, in order. Items, parts and texts that were opened are closed."""
 
     def __init__(self, response: ResponseObject, output: Output, now: Callable[[], float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from serving.api.presenters import Streamed
 from serving.errors import ServingError
 from serving.events import ChoiceEvent
 from serving.pipeline import Events
@@ -48,7 +49,7 @@ class Tape:
         grown.set()
 
 
-class Playback:
+class Playback(Streamed):
     """Presents a tape from the event `start` on, as it grows."""
 
     def __init__(self, tape: Tape, start: int) -> None:

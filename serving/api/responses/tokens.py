@@ -9,10 +9,10 @@ from serving.api.computation import Computation
 from serving.api.exchange import Exchange
 from serving.api.generation import Surroundings
 from serving.api.responses.background import Background
-from serving.api.responses.job import count_tokens
 from serving.api.responses.kept import needs_store, plain_context, read_context
+from serving.api.responses.request import dialogue
 from serving.api.responses.schema import TokensRequest
-from serving.api.responses.tool_choice import built_in_use
+from serving.generation.prepare import render_prompt
 from serving.store.stores import Stores
 
 ROUTE = "responses.input_tokens"
@@ -23,18 +23,19 @@ def input_tokens(around: Surroundings, stores: Stores, background: Background) -
     settings = around.settings
 
     async def answer(body: bytes, exchange: Exchange) -> bytes:
-        backend = around.backend()
         request = await around.counting.run_sized(
             len(body), decode, body, TokensRequest, settings.limits
         )
         around.count_unknown(len(request.model_extra or ()))
         if needs_store(request):
-            context = await read_context(request, stores, background, settings)
+            context = await read_context(request, exchange.caller, stores, background, settings)
         else:
             context = plain_context(request)
-        use = built_in_use(request, around.toolbox)
+        engine = around.fleet.find(request.model)
+        prompt = dialogue(request, context, around.toolbox)
         # A conversation may be long, whatever the request is.
-        tokens = await around.counting.run(count_tokens, request, context, backend, settings, use)
-        return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
+        tokens = await around.counting.run(render_prompt, prompt, engine, settings)
+        count = {"object": "response.input_tokens", "input_tokens": len(tokens)}
+        return msgspec.json.encode(count)
 
     return Computation(ROUTE, around, answer)

@@ -14,28 +14,16 @@ import pytest
 from serving.app import create_app
 from serving.backend import Backend
 from serving.control.admission import Admission
-from serving.engine import read
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.vocabulary import Vocabulary
 from serving.pipeline import Pipeline
-from serving.runtime import replay_engine
 from serving.runtime.lifecycle import EngineState
-from serving.runtime.script import Scenario, Script, Tokens
 from serving.settings import Settings
-from serving.telemetry.record import Record
-from tests.serving.api.server import MODEL, Api, listening, until_ready
+from tests.serving.api.server import Api, listening, until_ready
+from tests.serving.conftest import NoRecords
 from tests.serving.fake_engine import FakeEngine
 
 Start = Callable[..., Awaitable[Api]]
-
-
-@pytest.fixture(scope="session")
-def engine_directory(ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engine directory that can be read; the fake engine does not play its script."""
-    directory = tmp_path_factory.mktemp("engine") / "engine"
-    script = Script(scenarios=(Scenario(steps=(Tokens(ids=(1,)),)),))
-    replay_engine.write(directory, script, ranks=ranks)
-    return directory
 
 
 @pytest.fixture
@@ -71,24 +59,6 @@ async def start(
 async def api(start: Start) -> Api:
     """A ready API with the settings that are the defaults."""
     return await start()
-
-
-class NoRecords:
-    """Keeps nothing."""
-
-    def record(self, record: Record) -> None:
-        """Forgets the record."""
-
-
-@pytest.fixture
-def backend(engine_directory: Path, vocabulary: Vocabulary) -> Backend:
-    """A backend whose engine has 4096 tokens of context."""
-    engine = FakeEngine(max_seq_len=4096)
-    engine.state = EngineState.READY
-    deadlines = Settings().deadlines
-    admission = Admission(8, 8)
-    pipeline = Pipeline(engine, vocabulary, admission, deadlines, NoRecords(), lambda: 0.0)
-    return Backend(read(engine_directory), vocabulary, pipeline, "2026-01-31", (MODEL,))
 
 
 class NoGrammars:

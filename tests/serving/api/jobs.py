@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 
 from serving.api.body import decode
-from serving.api.chat.job import make_job
+from serving.api.chat.request import generation_request
 from serving.api.chat.schema import ChatRequest
+from serving.api.generation import RequestInfo
 from serving.backend import Backend
+from serving.control.callers import ANONYMOUS
 from serving.errors import ServingError
+from serving.fleet.table import Fleet
+from serving.generation.prepare import prepare
 from serving.job import Job
 from serving.settings import Settings
 from tests.serving.api.server import chat_body
+
+INFO = RequestInfo("1", ANONYMOUS, None)
+"""What is known of a request beside its body."""
 
 
 def job_of(backend: Backend, **fields: Any) -> Job:
@@ -26,7 +33,8 @@ def job_under(settings: Settings, backend: Backend, **fields: Any) -> Job:
     """Returns the job of a request under other settings."""
     body = json.dumps(chat_body(**fields)).encode()
     request = decode(body, ChatRequest, settings.limits)
-    return make_job(request, backend, settings, job_id="1", deadline_seconds=None)
+    engine = Fleet(lambda: backend).find(request.model)
+    return prepare(generation_request(request, INFO), engine, settings)
 
 
 def refusal(backend: Backend, **fields: Any) -> ServingError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.chat import job as chat_job
+from serving.generation import prepare as preparation
 from serving.harmony.conversation import Assistant, Conversation
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import Vocabulary
@@ -183,7 +183,7 @@ async def test_a_large_prompt_is_encoded_beside_the_event_loop(
         threads.append(threading.get_ident())
         return render(conversation, vocabulary)
 
-    monkeypatch.setattr(chat_job, "render", watched)
+    monkeypatch.setattr(preparation, "render", watched)
     api = await start(FakeEngine(max_seq_len=2_000_000))
     for number, times in enumerate((1, 20_000)):
         text = "A sentence of several words. " * times

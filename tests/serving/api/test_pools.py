@@ -13,8 +13,8 @@ import msgspec
 import psutil
 import pytest
 
-from serving.api.chat import job as chat_job
 from serving.control.workers import THREADS
+from serving.generation import prepare as preparation
 from serving.harmony.conversation import Conversation
 from serving.harmony.render import render
 from serving.harmony.vocabulary import Vocabulary
@@ -116,7 +116,7 @@ class Rendering:
 @pytest.fixture
 def rendering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rendering]:
     made = Rendering()
-    monkeypatch.setattr(chat_job, "render", made)
+    monkeypatch.setattr(preparation, "render", made)
     yield made
     made.may_end.set()
 

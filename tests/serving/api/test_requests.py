@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from serving.api.chat.conversation import make_conversation
+from serving.api.chat.request import dialogue
 from serving.api.chat.schema import DENIED_FIELDS, ChatRequest
 from serving.backend import Backend
 from serving.errors import ErrorKind
-from serving.harmony.render import render
+from serving.generation.prepare import render_prompt
 from serving.harmony.vocabulary import RETURN
 from serving.settings import Limits, Settings
 from tests.serving.api.jobs import job_of, refusal, refusal_under
@@ -335,5 +335,4 @@ def test_limits_come_from_the_settings(backend: Backend) -> None:
 
 def test_a_rendered_prompt_is_that_of_the_conversation(backend: Backend) -> None:
     request = ChatRequest.model_validate(chat_body())
-    conversation = make_conversation(request, Settings(), "2026-01-31")
-    assert job_of(backend).prompt == render(conversation, backend.vocabulary)
+    assert job_of(backend).prompt == render_prompt(dialogue(request), backend, Settings())

@@ -36,7 +36,7 @@ class Parameters:
 
 
 def asked(**fields: Any) -> Sampling:
-    return make_sampling(SamplingFields(**fields), 10, None)
+    return make_sampling(SamplingFields(**fields))
 
 
 @pytest.mark.parametrize(("path", "fields"), PROTOCOLS)

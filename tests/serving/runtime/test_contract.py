@@ -14,6 +14,7 @@ import pytest
 
 from serving import engine
 from serving.control.admission import Admission
+from serving.control.callers import ANONYMOUS
 from serving.events import Finished, PromptLogprobs
 from serving.harmony.vocabulary import RETURN, STOP_TOKENS, Vocabulary
 from serving.job import Job, Sampling
@@ -214,7 +215,9 @@ async def jobs_come_to_their_end(
     sampling = Sampling(
         max_tokens=8, logprobs=1, prompt_logprobs=1 if scores else None, ignore_eos=True
     )
-    job = Job(id="job", prompt=PROMPT, sampling=sampling, choices=3, harmony=False)
+    job = Job(
+        id="job", caller=ANONYMOUS, prompt=PROMPT, sampling=sampling, choices=3, harmony=False
+    )
     ends: dict[int, Finished] = {}
     scored = dict.fromkeys(range(3), 0)
     async for batch in pipeline.run(job):

@@ -8,15 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from serving.api.anthropic.job import make_job
+from serving.api.anthropic.request import generation_request
 from serving.api.anthropic.schema import MessagesRequest
 from serving.api.body import decode
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
+from serving.generation.prepare import prepare
 from serving.harmony.grammar import structural_tag
 from serving.job import Constraint, Job, ToolForm
 from serving.pipeline import Pipeline
 from serving.settings import Settings
+from tests.serving.api.jobs import INFO
 from tests.serving.api.server import MODEL
 from tests.serving.fake_engine import FakeEngine
 
@@ -43,7 +45,7 @@ def job_of(backend: Backend, **fields: Any) -> Job:
     user = {"role": "user", "content": "Hello"}
     body = {"model": MODEL, "max_tokens": 10, "messages": [user], **fields}
     request = decode(json.dumps(body).encode(), MessagesRequest, under.limits)
-    return make_job(request, backend, under, job_id="1", route="x", deadline_seconds=None)
+    return prepare(generation_request(request, INFO), backend, under)
 
 
 def form(name: str, schema: dict[str, Any] | None) -> ToolForm:

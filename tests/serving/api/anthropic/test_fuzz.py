@@ -9,15 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.api.anthropic.answer import read_input
-from serving.api.anthropic.job import make_job
+from serving.api.anthropic.request import generation_request
 from serving.api.anthropic.schema import MessagesRequest
 from serving.api.body import decode
 from serving.api.dialect import describe_for_anthropic
 from serving.api.sampling_schema import DENIED_FIELDS
 from serving.backend import Backend
 from serving.errors import ServingError
+from serving.generation.prepare import prepare
 from serving.job import Job
 from serving.settings import Settings
+from tests.serving.api.jobs import INFO
 from tests.serving.api.nonsense import JSON
 from tests.serving.api.server import MODEL
 
@@ -64,8 +66,6 @@ def job_or_refusal(backend: Backend, fields: dict[str, Any]) -> Job | ServingErr
     under = Settings()
     try:
         request = decode(json.dumps(fields).encode(), MessagesRequest, under.limits)
-        return make_job(
-            request, backend, under, job_id="1", route="messages", deadline_seconds=None
-        )
+        return prepare(generation_request(request, INFO), backend, under)
     except ServingError as error:
         return error

@@ -9,14 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.api.body import decode
-from serving.api.completions.jobs import make_jobs
+from serving.api.completions.request import generation_requests
 from serving.api.completions.schema import CompletionRequest
 from serving.api.sampling_schema import DENIED_FIELDS
 from serving.backend import Backend
 from serving.errors import ServingError
+from serving.generation.prepare import prepare
 from serving.harmony.vocabulary import SIZE
 from serving.job import Job
 from serving.settings import Settings
+from tests.serving.api.jobs import INFO
 from tests.serving.api.nonsense import JSON
 from tests.serving.api.server import MODEL
 
@@ -47,8 +49,7 @@ def jobs_or_refusal(backend: Backend, fields: dict[str, Any]) -> list[Job] | Ser
     under = Settings()
     try:
         request = decode(json.dumps(fields).encode(), CompletionRequest, under.limits)
-        return make_jobs(
-            request, backend, under, job_id="1", route="completions", deadline_seconds=None
-        )
+        wanted = generation_requests(request, INFO)
+        return [prepare(one, backend, under) for one in wanted]
     except ServingError as error:
         return error

@@ -52,6 +52,7 @@ def make_script(vocabulary: Vocabulary) -> Script:
         scenarios=(
             scenario("Stop here. Write a summary", Tokens(ids=tuple(summary))),
             scenario("murder", Tokens(ids=some), Delay(seconds=0.2), Die()),
+            scenario(" endless", Tokens(ids=some), Delay(seconds=60.0)),
             scenario(" sunshine", Tokens(ids=tuple(hello))),
             scenario(" rainfall", Tokens(ids=tuple(call))),
             Scenario(steps=(Tokens(ids=tuple(hello)),)),
@@ -64,10 +65,12 @@ def launch(directory: Path, on_transition: Callable[[Transition], None]) -> Supe
 
 
 @asynccontextmanager
-async def replaying(directory: Path, store: Path) -> AsyncGenerator[tuple[Starlette, str]]:
+async def replaying(
+    directory: Path, store: Path, **options: Any
+) -> AsyncGenerator[tuple[Starlette, str]]:
     """Yields a ready app over the engine and the store, and its base URL."""
     settings = Settings.model_validate({"log_level": "error", "store": {"path": str(store)}})
-    app = create_app(settings, launch=launch)
+    app = create_app(settings, launch=launch, **options)
     app.state.engine_directory = directory
     async with listening(app) as port:
         await until_ready(app.state.service)

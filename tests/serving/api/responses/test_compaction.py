@@ -169,3 +169,13 @@ async def test_what_is_wrong_is_named(
     body = {"model": MODEL, "input": TURNS, **fields}
     response = await api.client.post("/v1/responses/compact", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_as_many_items_as_a_request_may_have_are_compacted(
+    client: openai.AsyncOpenAI,
+) -> None:
+    items: Any = [{"role": "user", "content": "x"}] * 2048
+    made = await client.responses.compact(model=MODEL, input=items)
+    assert roles(made.output) == ["user"] * 2048 + ["compaction"]
+    with pytest.raises(openai.BadRequestError):
+        await client.responses.compact(model=MODEL, input=[*items, *items[:1]])

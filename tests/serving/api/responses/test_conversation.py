@@ -1,4 +1,4 @@
-"""Items become the messages of a chat request."""
+"""Items become the turns of a conversation."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from serving.api.responses.conversation import make_messages
+from serving.api.responses.conversation import make_turns
 from serving.api.responses.items import InputItem, seal, unseal
 from serving.errors import ServingError
+from serving.harmony.conversation import Assistant, Developer, ToolCall, ToolResult, Turn, User
 
 ITEMS: TypeAdapter[list[InputItem]] = TypeAdapter(list[InputItem])
 
 
-def messages_of(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:
-    return make_messages([], ITEMS.validate_python(list(items)), instructions)
+def turns_of(*items: dict[str, Any], instructions: str | None = None) -> list[Turn]:
+    return list(make_turns([], ITEMS.validate_python(list(items)), instructions))
 
 
 def thought(text: str) -> dict[str, Any]:
@@ -37,61 +38,56 @@ def result(name: str) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": name, "output": output}
 
 
-def chat_call(name: str) -> dict[str, Any]:
-    return {"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}}
+def called(name: str) -> ToolCall:
+    return ToolCall(name=name, arguments="{}")
 
 
-def chat_result(name: str) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": name, "content": f"out {name}"}
+def returned(name: str) -> ToolResult:
+    return ToolResult(name=name, text=f"out {name}")
 
 
 USER = {"role": "user", "content": "Hi"}
 
 
-def test_a_text_is_a_user_s_message_after_the_instructions() -> None:
-    assert make_messages([], "Hi", "Be kind.") == [
-        {"role": "developer", "content": "Be kind."},
-        USER,
+def test_a_text_is_a_user_s_turn_after_the_instructions() -> None:
+    assert list(make_turns([], "Hi", "Be kind.")) == [
+        Developer(instructions="Be kind."),
+        User(text="Hi"),
     ]
 
 
 def test_reasoning_and_text_before_a_call_are_one_turn_with_it() -> None:
-    assert messages_of(USER, thought("a"), said("b"), thought("c"), call("f"), result("f")) == [
-        USER,
-        {
-            "role": "assistant",
-            "reasoning": "a\n\nc",
-            "content": "b",
-            "tool_calls": [chat_call("f")],
-        },
-        chat_result("f"),
+    assert turns_of(USER, thought("a"), said("b"), thought("c"), call("f"), result("f")) == [
+        User(text="Hi"),
+        Assistant(reasoning="a\n\nc", content="b", calls=(called("f"),)),
+        returned("f"),
     ]
 
 
 def test_calls_side_by_side_are_one_turn_and_calls_one_after_another_are_two() -> None:
-    assert messages_of(call("f"), call("g"), result("f"), result("g")) == [
-        {"role": "assistant", "tool_calls": [chat_call("f"), chat_call("g")]},
-        chat_result("f"),
-        chat_result("g"),
+    assert turns_of(call("f"), call("g"), result("f"), result("g")) == [
+        Assistant(calls=(called("f"), called("g"))),
+        returned("f"),
+        returned("g"),
     ]
-    assert messages_of(call("f"), thought("a"), call("g")) == [
-        {"role": "assistant", "tool_calls": [chat_call("f")]},
-        {"role": "assistant", "reasoning": "a", "tool_calls": [chat_call("g")]},
+    assert turns_of(call("f"), thought("a"), call("g")) == [
+        Assistant(calls=(called("f"),)),
+        Assistant(reasoning="a", calls=(called("g"),)),
     ]
 
 
 def test_answers_one_after_another_stay_apart() -> None:
-    assert messages_of(thought("a"), said("b"), said("c"), thought("d")) == [
-        {"role": "assistant", "reasoning": "a", "content": "b"},
-        {"role": "assistant", "content": "c"},
-        {"role": "assistant", "reasoning": "d"},
+    assert turns_of(thought("a"), said("b"), said("c"), thought("d")) == [
+        Assistant(reasoning="a", content="b"),
+        Assistant(content="c"),
+        Assistant(reasoning="d"),
     ]
 
 
 def test_the_output_of_no_call_is_refused_by_its_place_in_the_request() -> None:
     earlier = ITEMS.validate_python([USER, call("f")])
     with pytest.raises(ServingError) as refused:
-        make_messages(earlier, ITEMS.validate_python([result("f"), result("g")]), None)
+        list(make_turns(earlier, ITEMS.validate_python([result("f"), result("g")]), None))
     assert refused.value.param == "input[1].call_id"
 
 
@@ -104,7 +100,7 @@ def test_the_output_of_no_call_is_refused_by_its_place_in_the_request() -> None:
     ],
 )
 def test_reasoning_is_read_from_whichever_field_has_it(item: dict[str, Any]) -> None:
-    assert messages_of(item) == [{"role": "assistant", "reasoning": "Hm 😀"}]
+    assert turns_of(item) == [Assistant(reasoning="Hm 😀")]
 
 
 @pytest.mark.parametrize("sealed", ["é", "abc", "/w==", "a b"])
@@ -112,4 +108,4 @@ def test_what_this_service_has_not_sealed_is_refused(sealed: str) -> None:
     with pytest.raises(ValueError, match="sealed"):
         unseal(sealed)
     with pytest.raises(ValidationError):
-        messages_of({"type": "reasoning", "summary": [], "encrypted_content": sealed})
+        turns_of({"type": "reasoning", "summary": [], "encrypted_content": sealed})

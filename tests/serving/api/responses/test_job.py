@@ -11,18 +11,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.api.body import decode
-from serving.api.responses.job import count_tokens, in_own_words, make_response_job
 from serving.api.responses.kept import plain_context
 from serving.api.responses.object import ResponseObject
+from serving.api.responses.request import dialogue, generation_request
 from serving.api.responses.schema import ResponsesRequest, TokensRequest
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
+from serving.generation.prepare import prepare, render_prompt
 from serving.job import Job
 from serving.pipeline import Pipeline
 from serving.settings import Settings
+from serving.tools.executors import Toolbox
+from tests.serving.api.jobs import INFO
 from tests.serving.api.jobs import job_of as chat_job_of
 from tests.serving.api.server import MODEL
 
+TOOLBOX = Toolbox(Settings().tools, lambda: 0.0, lambda *_: None)
 LONG = "word " * 1000  # in a context of 4096 tokens
 
 
@@ -33,9 +37,8 @@ def request_of(**fields: Any) -> ResponsesRequest:
 
 def job_of(backend: Backend, **fields: Any) -> Job:
     request = request_of(**fields)
-    return make_response_job(
-        request, plain_context(request), backend, Settings(), job_id="1", deadline_seconds=None
-    )
+    wanted = generation_request(request, plain_context(request), TOOLBOX, INFO)
+    return prepare(wanted, backend, Settings())
 
 
 def text_of(backend: Backend, job: Job) -> str:
@@ -117,27 +120,55 @@ def test_cutting_leaves_as_much_as_fits(backend: Backend) -> None:
 
 def test_what_is_counted_is_the_prompt(backend: Backend) -> None:
     request = TokensRequest(instructions="Be kind.", input="Hello")
-    counted = count_tokens(request, plain_context(request), backend, Settings())
-    assert counted == len(job_of(backend, instructions="Be kind.").prompt)
+    prompt = dialogue(request, plain_context(request), TOOLBOX)
+    counted = render_prompt(prompt, backend, Settings())
+    assert counted == job_of(backend, instructions="Be kind.").prompt
+
+
+TOO_MUCH = {"type": "object", "properties": {"x": {"not": {}}}}
 
 
 @pytest.mark.parametrize(
-    ("chat", "own"),
+    ("fields", "place"),
     [
-        ("messages[3].content", "input"),
-        ("tools[2].function.parameters.x", "tools[2].parameters.x"),
-        ("tool_choice.function.name", "tool_choice.name"),
-        ("tool_choice.allowed_tools.tools[1].function.name", "tool_choice.tools[1].name"),
-        ("response_format", "text.format"),
-        ("response_format.json_schema.schema.properties", "text.format.schema.properties"),
-        ("max_completion_tokens", "max_output_tokens"),
-        ("temperature", "temperature"),
+        ({"input": "word " * 5000}, "input"),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": TOO_MUCH, "strict": True}]},
+            "tools[0].parameters.properties.x.not",
+        ),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a", "schema": TOO_MUCH}}},
+            "text.format.schema.properties.x.not",
+        ),
+        (
+            {
+                "tools": [{"type": "function", "name": "f"}],
+                "tool_choice": {"type": "function", "name": "g"},
+            },
+            "tool_choice.name",
+        ),
+        (
+            {
+                "tools": [{"type": "function", "name": "f"}],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [{"type": "function", "name": "g"}],
+                },
+            },
+            "tool_choice.tools[0].name",
+        ),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
     ],
 )
-def test_errors_are_told_in_the_words_of_the_protocol(chat: str, own: str) -> None:
-    error = ServingError(ErrorKind.UNSUPPORTED, f"'{chat}' is not so.", param=chat)
-    told = in_own_words(error)
-    assert (told.param, told.message) == (own, f"'{own}' is not so.")
+def test_errors_name_the_place_in_the_request(
+    binding: Backend, fields: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(ServingError) as refused:
+        job_of(binding, **fields)
+    assert refused.value.param == place
+    assert f"'{place}'" in refused.value.message or place == "input"
 
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -291,8 +322,7 @@ def job_or_refusal(backend: Backend, body: bytes) -> tuple[ResponsesRequest, Job
     limits = Settings()
     try:
         request = decode(body, ResponsesRequest, limits.limits)
-        return request, make_response_job(
-            request, plain_context(request), backend, limits, job_id="1", deadline_seconds=None
-        )
+        wanted = generation_request(request, plain_context(request), TOOLBOX, INFO)
+        return request, prepare(wanted, backend, limits)
     except ServingError as error:
         return error

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from serving.api.body import decode
-from serving.api.responses.job import count_tokens, make_response_job
 from serving.api.responses.kept import plain_context
+from serving.api.responses.request import dialogue, generation_request
 from serving.api.responses.schema import ResponsesRequest, TokensRequest
-from serving.api.responses.tool_choice import built_in_use
 from serving.backend import Backend
 from serving.control.admission import Admission
 from serving.errors import ErrorKind, ServingError
+from serving.generation.prepare import prepare, render_prompt
 from serving.harmony.grammar import structural_tag
 from serving.harmony.vocabulary import Vocabulary
 from serving.job import Constraint, Job, ToolForm
@@ -25,6 +25,7 @@ from serving.runtime.lifecycle import EngineState
 from serving.settings import Settings
 from serving.telemetry.record import Record
 from serving.tools.executors import Toolbox
+from tests.serving.api.jobs import INFO
 from tests.serving.api.server import MODEL
 from tests.serving.fake_engine import FakeEngine
 
@@ -80,15 +81,8 @@ def request_of(**fields: Any) -> ResponsesRequest:
 
 def job_of(backend: Backend, **fields: Any) -> Job:
     request = request_of(**fields)
-    return make_response_job(
-        request,
-        plain_context(request),
-        backend,
-        SETTINGS,
-        job_id="1",
-        deadline_seconds=None,
-        use=built_in_use(request, NOWHERE),
-    )
+    wanted = generation_request(request, plain_context(request), NOWHERE, INFO)
+    return prepare(wanted, backend, SETTINGS)
 
 
 def refusal(backend: Backend, **fields: Any) -> ServingError:
@@ -119,9 +113,9 @@ def test_with_the_choice_none_it_is_offered_nothing(backend: Backend) -> None:
 def test_a_prompt_is_counted_with_its_tools(backend: Backend) -> None:
     body = {"model": MODEL, "input": "Hello", "tools": [PYTHON, WEATHER]}
     request = decode(json.dumps(body).encode(), TokensRequest, SETTINGS.limits)
-    use = built_in_use(request, NOWHERE)
-    counted = count_tokens(request, plain_context(request), backend, SETTINGS, use)
-    assert counted == len(job_of(backend, tools=[PYTHON, WEATHER]).prompt)
+    prompt = dialogue(request, plain_context(request), NOWHERE)
+    counted = render_prompt(prompt, backend, SETTINGS)
+    assert counted == job_of(backend, tools=[PYTHON, WEATHER]).prompt
 
 
 HELD: list[tuple[dict[str, Any], Constraint, Constraint | None]] = [

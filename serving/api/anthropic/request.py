@@ -1,8 +1,9 @@
-"""From the messages and tools of an Anthropic request to a conversation."""
+"""From the body of a Messages request to what it asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -17,98 +18,114 @@ from serving.api.anthropic.blocks import (
     ToolUseBlock,
     UserMessage,
 )
-from serving.api.anthropic.constraint import FORMAT_NAME, output_schema
-from serving.api.anthropic.schema import CountTokensRequest, Effort
+from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
+from serving.api.fields import EFFORTS
+from serving.api.generation import RequestInfo
+from serving.api.sampling import make_sampling
 from serving.errors import ErrorKind, ServingError
+from serving.generation.request import (
+    AnswerFormat,
+    Dialogue,
+    Function,
+    GenerationRequest,
+    ToolChoice,
+)
 from serving.harmony.conversation import (
     Assistant,
-    Conversation,
     Developer,
-    FunctionTool,
     ReasoningEffort,
-    System,
     ToolCall,
     ToolResult,
     Turn,
     User,
 )
-from serving.settings import Limits, Settings
+
+ROUTE = "messages"
+
+FORMAT_NAME = "output"
+"""What the model is told that the schema of its answer is called."""
 
 LOW_BUDGET_TOKENS = 4096
 HIGH_BUDGET_TOKENS = 16384
 """A thinking budget below the first is low effort, from the second on high."""
 
-# The model knows three efforts; Anthropic's others mean the nearest of them.
-_EFFORTS: dict[Effort, ReasoningEffort] = {
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "high",
-    "max": "high",
-}
-
 _SEPARATOR = "\n\n"
 """Between the text blocks of one message: each is a text of its own."""
 
 
-def make_conversation(
-    request: CountTokensRequest, settings: Settings, date: str | None
-) -> Conversation:
-    """Returns the conversation of a request, dated `date`. Raises ServingError."""
-    schema = output_schema(request)
-    system = [Developer(instructions=_text(request.system))] if request.system else []
-    return Conversation(
-        system=System(
-            model_identity=settings.model_identity,
-            knowledge_cutoff=settings.knowledge_cutoff,
-            current_date=date,
-            reasoning_effort=_effort(request, settings.reasoning_effort),
-        ),
-        turns=(*system, *_turns(request.messages)),
-        tools=_offered_tools(request, settings.limits),
-        response_formats={} if schema is None else {FORMAT_NAME: schema},
+def generation_request(request: MessagesRequest, info: RequestInfo) -> GenerationRequest:
+    """Returns what a request asks for. Raises ServingError."""
+    return GenerationRequest(
+        id=info.id,
+        caller=info.caller,
+        route=ROUTE,
+        model=request.model,
+        prompt=dialogue(request),
+        prompt_place="messages",
+        sampling=make_sampling(request.sampling),
+        max_tokens=request.max_tokens,
+        stop=tuple(request.stop_sequences or ()),
+        deadline_seconds=info.deadline_seconds,
     )
 
 
-def _effort(request: CountTokensRequest, default: ReasoningEffort) -> ReasoningEffort:
+def dialogue(request: CountTokensRequest) -> Dialogue:
+    """Returns the conversation of a request. Raises ServingError."""
+    system = [Developer(instructions=_text(request.system))] if request.system else []
+    schema = _output_schema(request)
+    place = "output_config.format"
+    return Dialogue(
+        turns=(*system, *_turns(request.messages)),
+        effort=_effort(request),
+        functions=tuple(
+            Function(
+                name=tool.name,
+                description=tool.description or "",
+                parameters=tool.input_schema,
+                strict=bool(tool.strict),
+                place=f"tools[{index}]",
+                parameters_place=f"tools[{index}].input_schema",
+            )
+            for index, tool in enumerate(request.tools or ())
+        ),
+        tool_choice=_tool_choice(request),
+        format=None
+        if schema is None
+        else AnswerFormat(
+            name=FORMAT_NAME, schema=schema, place=place, schema_place=f"{place}.schema"
+        ),
+    )
+
+
+def _tool_choice(request: CountTokensRequest) -> ToolChoice | None:
+    choice = request.tool_choice
+    if choice is None:
+        return None
+    if choice.type == "tool":
+        return ToolChoice(mode="required", only=((choice.name or "", "tool_choice.name"),))
+    return ToolChoice(mode="required" if choice.type == "any" else choice.type)
+
+
+def _output_schema(request: CountTokensRequest) -> dict[str, Any] | None:
+    form = request.output_config and request.output_config.format
+    return form.definition if form else None
+
+
+def _effort(request: CountTokensRequest) -> ReasoningEffort | None:
     """Returns the effort that is asked for in so many words, or that the thinking budget means."""
     asked = request.output_config and request.output_config.effort
     if asked:
-        return _EFFORTS[asked]
+        return EFFORTS[asked]
     if request.thinking is None:
-        return default
+        return None
     budget_tokens = request.thinking.budget_tokens
     if request.thinking.type == "disabled":
         return "low"
     if budget_tokens is None:
-        return default
+        return None
     if budget_tokens < LOW_BUDGET_TOKENS:
         return "low"
     return "high" if budget_tokens >= HIGH_BUDGET_TOKENS else "medium"
-
-
-def _offered_tools(request: CountTokensRequest, limits: Limits) -> tuple[FunctionTool, ...]:
-    """Returns the tools that the model may call: with the choice `none` it is shown none."""
-    tools = request.tools or []
-    choice = request.tool_choice
-    if not tools and choice is not None and choice.type != "none":
-        raise ServingError(
-            ErrorKind.INVALID_VALUE, "'tool_choice' needs 'tools'.", param="tool_choice"
-        )
-    if len(msgspec.json.encode([tool.model_dump() for tool in tools])) > limits.tool_schema_bytes:
-        raise ServingError(
-            ErrorKind.INVALID_VALUE,
-            f"'tools' may have {limits.tool_schema_bytes} bytes of definitions at most.",
-            param="tools",
-        )
-    if choice is not None and choice.type == "none":
-        return ()
-    return tuple(
-        FunctionTool(
-            name=tool.name, description=tool.description or "", parameters=tool.input_schema
-        )
-        for tool in tools
-    )
 
 
 def _turns(messages: list[Message]) -> Iterator[Turn]:
