@@ -26,7 +26,7 @@ from serving.api.edge import Edge
 from serving.api.limits import RequestLimits
 from serving.api.origins import Origins
 from serving.api.responses.background import Background
-from serving.api.routes import make_routes
+from serving.api.routes import all_routes
 from serving.api.wire.slots import Slots
 from serving.control.callers import ANONYMOUS, Caller
 from serving.control.drain import Drain, Phase
@@ -57,12 +57,12 @@ def create_app(
 ) -> Starlette:
     """Returns the application.
 
-    `app.state.service` is its `Service`, `app.state.drain` how it takes leave, `app.state.slots`
-    the bound on its connections. `app.state.engine_directory`, when the host has set it before the
-    lifespan begins, is the engine to serve, else `settings.engine` is. `launch` makes the
-    supervisor: another one in tests. `identify` returns whose a request is. `on_loaded` is called
-    once the engine's directory is read; a process that does nothing but serve passes
-    `serving.garbage.set_aside`.
+    `app.state.service` is its `Service`, `app.state.operations` what it can do, `app.state.drain`
+    how it takes leave, `app.state.slots` the bound on its connections.
+    `app.state.engine_directory`, when the host has set it before the lifespan begins, is the engine
+    to serve, else `settings.engine` is. `launch` makes the supervisor: another one in tests. `identify` returns
+    whose a request is. `on_loaded` is called once the engine's directory is read; a process that
+    does nothing but serve passes `serving.garbage.set_aside`.
     """
     # A second series for each counter, with the time of its first count, is of no use to anyone.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -116,20 +116,21 @@ def create_app(
             await toolbox.close()
             await stores.close()
 
+    operations, routes = all_routes(
+        settings,
+        service,
+        metrics,
+        stores,
+        background,
+        toolbox,
+        encoder,
+        drain,
+        clock=clock,
+        now=now,
+        make_id=make_id,
+    )
     app = Starlette(
-        routes=make_routes(
-            settings,
-            service,
-            metrics,
-            stores,
-            background,
-            toolbox,
-            encoder,
-            drain,
-            clock=clock,
-            now=now,
-            make_id=make_id,
-        ),
+        routes=routes,
         middleware=[
             Middleware(
                 Addressing,
@@ -162,6 +163,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.operations = operations
     app.state.drain = drain
     app.state.slots = slots
     app.state.engine_directory = None

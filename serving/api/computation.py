@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -45,7 +45,7 @@ class Computation:
 
 
 def counting(
-    route: str, around: Surroundings, compute: Callable[[bytes], dict[str, object]]
+    route: str, around: Surroundings, compute: Callable[[bytes], Mapping[str, object]]
 ) -> Computation:
     """Returns an endpoint that counts or names tokens: `compute` makes the answer of a body."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, NotRequired
 
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
+from serving.api.answers import open_ended
 from serving.api.exchange import exchange_of
+from serving.api.operation import Operation
 from serving.api.replies import reply_json
 from serving.backend import Backend, unavailable
 from serving.errors import ErrorKind, ServingError
@@ -14,6 +18,44 @@ from serving.runtime.encoder.description import EncoderDescription
 from serving.settings import Settings
 
 ROUTE = "models"
+
+
+@open_ended
+class Engine(TypedDict):
+    """The engine that serves a model."""
+
+    name: str
+    runtime: str
+    digest: str
+    checkpoint: str
+    revision: str
+    stand_in: bool
+
+
+@open_ended
+class Model(TypedDict):
+    """A model; the fields about its engine are there once the engine is known."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    type: Literal["chat", "embedding"]
+    max_model_len: NotRequired[int]
+    context_length: NotRequired[int]
+    dimensions: NotRequired[int]
+    """Of an encoder's vectors."""
+    capabilities: NotRequired[dict[str, bool | list[str]]]
+    engine: NotRequired[Engine | None]
+
+
+@open_ended
+class ModelList(TypedDict):
+    """The names of the models."""
+
+    object: Literal["list"]
+    data: list[Model]
 
 
 class Models:
@@ -126,3 +168,11 @@ def _describe_encoder(encoder: EncoderDescription) -> dict[str, object]:
         "dimensions": encoder.dimensions,
         "capabilities": {"embeddings": True},
     }
+
+
+def model_operations(models: Models) -> list[Operation]:
+    """Returns the operations that list and describe models."""
+    return [
+        Operation("GET", "/v1/models", models, "List the names of the models", gives=ModelList),
+        Operation("GET", "/v1/models/{name:path}", models, "Describe a model", gives=Model),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from serving.errors import ServingError
 from serving.events import ChoiceEvent
@@ -16,7 +17,7 @@ class Whole(ABC):
         """Takes the next events."""
 
     @abstractmethod
-    def body(self) -> dict[str, object]:
+    def body(self) -> Mapping[str, object]:
         """Returns the JSON object of the response, once every choice has finished."""
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Literal, NotRequired, Protocol
 
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from serving.api.exchange import exchange_of
+from serving.api.operation import Operation
 from serving.api.replies import reply, reply_json
 from serving.control.drain import Drain
+from serving.store.database import State as StoreState
 from serving.telemetry.metrics import CONTENT_TYPE
 
 PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Answered whatever else is refused."""
 
 
-class Health(Protocol):
+class State(Protocol):
     """The state that the probes tell."""
 
     @property
@@ -35,6 +38,14 @@ class Health(Protocol):
         ...
 
 
+class Health(TypedDict):
+    """The state of the service, of its engine, and of the store, where that matters."""
+
+    status: Literal["ok", "degraded", "draining", "unavailable"]
+    engine: str
+    store: NotRequired[StoreState]
+
+
 class Probe:
     """Answers 200 while `good` holds, else 503; the body says so, and the engine's state.
 
@@ -44,9 +55,9 @@ class Probe:
 
     def __init__(
         self,
-        health: Health,
-        good: Callable[[Health], bool],
-        store: Callable[[], str] | None = None,
+        health: State,
+        good: Callable[[State], bool],
+        store: Callable[[], StoreState] | None = None,
         drain: Drain | None = None,
     ) -> None:
         self._health = health
@@ -58,7 +69,7 @@ class Probe:
         """Answers one request."""
         exchange_of(scope, "health")
         good = self._good(self._health)
-        body = {"status": "ok" if good else "unavailable", "engine": self._health.state}
+        body: Health = {"status": "ok" if good else "unavailable", "engine": self._health.state}
         if self._store is not None:
             body["store"] = self._store()
             if good and body["store"] != "ok":
@@ -78,3 +89,26 @@ class MetricsPage:
         """Answers one request."""
         exchange_of(scope, "metrics")
         await reply(send, 200, await self._collect(), CONTENT_TYPE.encode())
+
+
+def probe_operations(
+    state: State,
+    store: Callable[[], StoreState] | None,
+    drain: Drain,
+    collect: Callable[[], Awaitable[bytes]],
+) -> list[Operation]:
+    """Returns the operations of orchestrators and collectors."""
+    alive = Probe(state, lambda state: state.alive)
+    ready = Probe(state, lambda state: state.ready, store, drain)
+    probes = (
+        ("/livez", alive, "Tell whether the process lives"),
+        ("/readyz", ready, "Tell whether requests are answered"),
+        ("/health", ready, "Tell the same as /readyz"),
+    )
+    return [
+        *(
+            Operation("GET", path, probe, summary, gives=Health, unavailable=Health)
+            for path, probe, summary in probes
+        ),
+        Operation("GET", "/metrics", MetricsPage(collect), "Tell every metric"),
+    ]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.routing import BaseRoute, Route
 
-from serving.api.anthropic.endpoint import messages, token_count
-from serving.api.chat.endpoint import chat_completions
-from serving.api.completions.endpoint import completions
-from serving.api.conversations.routes import conversations_routes
-from serving.api.embeddings.endpoint import embeddings
+from serving.api.anthropic.endpoint import message_operations
+from serving.api.chat.endpoint import chat_operations
+from serving.api.completions.endpoint import completion_operations
+from serving.api.conversations.routes import conversation_operations
+from serving.api.embeddings.endpoint import embedding_operations
 from serving.api.generation import Surroundings
 from serving.api.missing import Missing
-from serving.api.models import Models
-from serving.api.openapi.endpoint import Description
-from serving.api.probes import Health, MetricsPage, Probe
+from serving.api.models import Models, model_operations
+from serving.api.openapi.endpoint import description_operation
+from serving.api.operation import Operation, make_routes
+from serving.api.probes import State, probe_operations
 from serving.api.responses.background import Background
-from serving.api.responses.routes import responses_routes
-from serving.api.tokenize import detokenize, tokenize
+from serving.api.responses.routes import response_operations
+from serving.api.tokenize import token_operations
 from serving.backend import Backend
 from serving.control.drain import Drain
 from serving.control.workers import Workers
@@ -32,7 +33,7 @@ from serving.telemetry.metrics import Metrics
 from serving.tools.executors import Toolbox
 
 
-class Serving(Health, Protocol):
+class Serving(State, Protocol):
     """The service as the routes see it."""
 
     @property
@@ -54,7 +55,7 @@ class Serving(Health, Protocol):
         ...
 
 
-def make_routes(
+def all_routes(
     settings: Settings,
     service: Serving,
     metrics: Metrics,
@@ -67,8 +68,8 @@ def make_routes(
     clock: Callable[[], float],
     now: Callable[[], float],
     make_id: Callable[[], str],
-) -> list[BaseRoute]:
-    """Returns every route, the catch-all last. No other address answers anything but 404."""
+) -> tuple[list[Operation], list[BaseRoute]]:
+    """Returns every operation, and every route, the catch-all last."""
     workers = functools.partial(
         Workers,
         max_waiting=settings.admission.max_waiting,
@@ -90,32 +91,19 @@ def make_routes(
     )
     described = encoder.description if encoder is not None else None
     models = Models(settings, lambda: service.known, lambda: service.names, described, int(now()))
-    alive = Probe(service, lambda health: health.alive)
     store = (lambda: stores.state) if settings.store.enabled else None
-    ready = Probe(service, lambda health: health.ready, store, drain)
-    collect: Callable[[], Awaitable[bytes]] = service.metrics
-    routes: list[BaseRoute] = [
-        Route("/v1/chat/completions", chat_completions(around), methods=["POST"]),
-        Route("/v1/completions", completions(around), methods=["POST"]),
-        Route("/v1/embeddings", embeddings(around, encoder), methods=["POST"]),
-        Route("/v1/tokenize", tokenize(around), methods=["POST"]),
-        Route("/v1/detokenize", detokenize(around), methods=["POST"]),
-        Route("/v1/messages", messages(around), methods=["POST"]),
-        Route("/v1/messages/count_tokens", token_count(around), methods=["POST"]),
-        *responses_routes(around, stores, background),
-        *conversations_routes(around, stores),
-        Route("/v1/models", models, methods=["GET"]),
-        Route("/v1/models/{name:path}", models, methods=["GET"]),
-        Route("/livez", alive, methods=["GET"]),
-        Route("/readyz", ready, methods=["GET"]),
-        Route("/health", ready, methods=["GET"]),
-        Route("/metrics", MetricsPage(collect), methods=["GET"]),
+    responses, socket = response_operations(around, stores, background)
+    operations = [
+        *chat_operations(around),
+        *completion_operations(around),
+        *embedding_operations(around, encoder),
+        *token_operations(around),
+        *message_operations(around),
+        *responses,
+        *conversation_operations(around, stores),
+        *model_operations(models),
+        *probe_operations(service, store, drain, service.metrics),
     ]
-    listed = [route for route in routes if isinstance(route, Route)]
-    listed.append(
-        Route(
-            "/openapi.json", Description(listed, settings, lambda: service.names), methods=["GET"]
-        )
-    )
-    routes.append(listed[-1])
-    return [*routes, Route("/{path:path}", Missing(routes))]
+    operations.append(description_operation(operations, settings, lambda: service.names))
+    routes = [socket, *make_routes(operations)]
+    return operations, [*routes, Route("/{path:path}", Missing(routes))]

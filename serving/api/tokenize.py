@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import field_validator
+from typing_extensions import TypedDict
 
 from serving.api.body import check, decode, decode_object
 from serving.api.chat.request import dialogue
@@ -14,6 +15,7 @@ from serving.api.completions.schema import TokenId, check_ids
 from serving.api.computation import Computation, counting
 from serving.api.fields import Loose
 from serving.api.generation import Surroundings
+from serving.api.operation import Operation
 from serving.api.sampling_schema import ModelName
 from serving.backend import Backend
 from serving.generation.prepare import render_prompt
@@ -21,6 +23,22 @@ from serving.generation.request import Prompt
 
 ROUTE = "tokenize"
 REVERSE_ROUTE = "detokenize"
+
+
+class Tokens(TypedDict):
+    """A text or a conversation in token ids."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Text(TypedDict):
+    """The text of token ids, by two names."""
+
+    prompt: str
+    text: str
 
 
 class TokenizeText(Loose):
@@ -51,11 +69,33 @@ class Detokenize(Loose):
         return value
 
 
-def tokenize(around: Surroundings) -> Computation:
-    """Returns the endpoint that encodes: exactly the ids that a completion or chat would have."""
+def token_operations(around: Surroundings) -> list[Operation]:
+    """Returns the operations that encode and decode."""
+    return [
+        Operation(
+            "POST",
+            "/v1/tokenize",
+            _tokenize(around),
+            "Encode a text or a conversation",
+            gives=Tokens,
+            takes=(TokenizeText, TokenizeChat),
+        ),
+        Operation(
+            "POST",
+            "/v1/detokenize",
+            _detokenize(around),
+            "Decode token ids",
+            gives=Text,
+            takes=(Detokenize,),
+        ),
+    ]
+
+
+def _tokenize(around: Surroundings) -> Computation:
+    """Returns what encodes: exactly the ids that a completion or chat would have."""
     settings = around.settings
 
-    def compute(body: bytes) -> dict[str, object]:
+    def compute(body: bytes) -> Tokens:
         value = decode_object(body, settings.limits)
         request: TokenizeChat | TokenizeText
         if "messages" in value:
@@ -71,11 +111,11 @@ def tokenize(around: Surroundings) -> Computation:
     return counting(ROUTE, around, compute)
 
 
-def detokenize(around: Surroundings) -> Computation:
-    """Returns the endpoint that decodes. Control tokens are given by name."""
+def _detokenize(around: Surroundings) -> Computation:
+    """Returns what decodes. Control tokens are given by name."""
     settings = around.settings
 
-    def compute(body: bytes) -> dict[str, object]:
+    def compute(body: bytes) -> Text:
         request = decode(body, Detokenize, settings.limits)
         text = around.fleet.find(request.model).vocabulary.decode(request.tokens)
         # Other servers call it by either name.
@@ -84,7 +124,7 @@ def detokenize(around: Surroundings) -> Computation:
     return counting(REVERSE_ROUTE, around, compute)
 
 
-def _answer(tokens: list[int], backend: Backend, *, named: bool) -> dict[str, object]:
+def _answer(tokens: list[int], backend: Backend, *, named: bool) -> Tokens:
     vocabulary = backend.vocabulary
     return {
         "count": len(tokens),

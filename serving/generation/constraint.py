@@ -64,7 +64,8 @@ def bind(dialogue: Dialogue, sampling: Sampling, limits: Limits, *, constrains: 
     later = None
     if dialogue.built_in.callable:
         later = _binding(_constraint(_freed(dialogue), bounds))
-    return Binding(constraint, constraint and structural_tag(constraint), asking, later)
+    grammar = None if constraint is None else structural_tag(constraint)
+    return Binding(constraint, grammar, asking, later)
 
 
 def require_tools(dialogue: Dialogue, limits: Limits) -> None:

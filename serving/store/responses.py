@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +27,7 @@ from serving.store.database import Database
 from serving.store.room import make_room, since
 
 Json = dict[str, Any]
+Object = Mapping[str, Any]
 
 _CHAIN = """
 WITH RECURSIVE chain (id, previous, depth) AS (
@@ -66,7 +67,13 @@ class ResponseStore:
         self._now = now
 
     async def begin(
-        self, tenant: str, body: Json, items: Sequence[Json], *, lost: Json, events: bytes | None
+        self,
+        tenant: str,
+        body: Object,
+        items: Sequence[Json],
+        *,
+        lost: Object,
+        events: bytes | None,
     ) -> bool:
         """Returns whether a response that this process makes now is on disk, as `save` does.
 
@@ -90,7 +97,7 @@ class ResponseStore:
     async def save(
         self,
         tenant: str,
-        body: Json,
+        body: Object,
         items: Sequence[Json],
         *,
         kept: bool = True,
@@ -261,7 +268,7 @@ class ResponseStore:
         self,
         database: sqlite3.Connection,
         tenant: str,
-        body: Json,
+        body: Object,
         items: Sequence[Json],
         events: bytes | None,
         now: float,

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from serving.api.anthropic.answers import AnsweredMessage, Block
 from serving.api.anthropic.facts import UNSIGNED, MessageFacts, stop_fields, usage_object
 from serving.api.presenters import Whole
 from serving.events import (
@@ -46,7 +47,7 @@ class MessageAnswer(Whole):
                     self._blocks.append((event, []))
                 self._blocks[-1][1].append(event.text)
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> AnsweredMessage:
         """Returns the object. Raises ValueError before the last event."""
         if self._finished is None:
             raise ValueError("the answer has not finished")
@@ -57,7 +58,7 @@ class MessageAnswer(Whole):
             "usage": usage_object(self._finished.usage),
         }
 
-    def _block(self, opening: Event, text: str) -> dict[str, object]:
+    def _block(self, opening: Event, text: str) -> Block:
         if isinstance(opening, ToolCallStart):
             return {
                 "type": "tool_use",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serving.api.anthropic.answer import MessageAnswer
+from serving.api.anthropic.answers import AnsweredMessage, MessageEvent, MessageTokens
 from serving.api.anthropic.facts import MessageFacts, ThinkingShown
 from serving.api.anthropic.request import ROUTE, dialogue, generation_request
 from serving.api.anthropic.schema import CountTokensRequest, MessagesRequest
@@ -10,13 +11,36 @@ from serving.api.anthropic.stream import MessageStream
 from serving.api.body import decode
 from serving.api.computation import Computation, counting
 from serving.api.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.api.operation import Operation
 from serving.generation.prepare import prepare, render_prompt
 
 COUNT_ROUTE = "messages.count_tokens"
 
 
-def messages(around: Surroundings) -> Generation:
-    """Returns the endpoint that answers."""
+def message_operations(around: Surroundings) -> list[Operation]:
+    """Returns the operations of the Messages API."""
+    return [
+        Operation(
+            "POST",
+            "/v1/messages",
+            _messages(around),
+            "Answer a conversation, in Anthropic's protocol",
+            gives=AnsweredMessage,
+            takes=(MessagesRequest,),
+            streams=MessageEvent,
+        ),
+        Operation(
+            "POST",
+            "/v1/messages/count_tokens",
+            _token_count(around),
+            "Count the tokens of a message's prompt",
+            gives=MessageTokens,
+            takes=(CountTokensRequest,),
+        ),
+    ]
+
+
+def _messages(around: Surroundings) -> Generation:
 
     def prepare_message(body: bytes, info: RequestInfo) -> Prepared:
         request = decode(body, MessagesRequest, around.settings.limits)
@@ -40,10 +64,8 @@ def messages(around: Surroundings) -> Generation:
     return Generation(ROUTE, around, prepare_message)
 
 
-def token_count(around: Surroundings) -> Computation:
-    """Returns the endpoint that counts the tokens of a prompt."""
-
-    def compute(body: bytes) -> dict[str, object]:
+def _token_count(around: Surroundings) -> Computation:
+    def compute(body: bytes) -> MessageTokens:
         request = decode(body, CountTokensRequest, around.settings.limits)
         engine = around.fleet.find(request.model)
         return {"input_tokens": len(render_prompt(dialogue(request), engine, around.settings))}

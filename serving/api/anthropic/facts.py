@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.events import Finished, Usage
+from serving.api.anthropic.answers import Head, MessageUsage, StopFields, StopReason
+from serving.events import Finished, FinishReason, Usage
 
 ThinkingShown = Literal["full", "empty", "none"]
 """Of the reasoning: its text, blocks without the text, or nothing."""
@@ -14,7 +15,11 @@ ThinkingShown = Literal["full", "empty", "none"]
 UNSIGNED = "unsigned"
 """The signature of a thinking block. Some clients drop a block that has none; nobody checks it."""
 
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_STOP_REASONS: dict[FinishReason, StopReason] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,12 @@ class MessageFacts:
     thinking: ThinkingShown
     make_call_id: Callable[[], str]
 
-    def head(self) -> dict[str, object]:
+    def head(self) -> Head:
         """Returns the fields before `content`."""
         return {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
 
 
-def stop_fields(finished: Finished) -> dict[str, object]:
+def stop_fields(finished: Finished) -> StopFields:
     """Returns `stop_reason` and `stop_sequence`."""
     matched = finished.stop_string
     return {
@@ -42,7 +47,7 @@ def stop_fields(finished: Finished) -> dict[str, object]:
     }
 
 
-def usage_object(usage: Usage) -> dict[str, object]:
+def usage_object(usage: Usage) -> MessageUsage:
     """Returns Anthropic's `usage`: `input_tokens` are those that the cache did not have."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,

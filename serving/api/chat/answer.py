@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from serving.api.chat.facts import ChatFacts, logprob_entries, usage_object
+from serving.api.chat.answers import ChatChoice, ChatCompletion, ChatMessage
+from serving.api.chat.facts import ChatFacts
+from serving.api.logprobs import ChoiceLogprobs, logprob_entries
 from serving.api.presenters import Whole
+from serving.api.usage import usage_object
 from serving.events import (
     ChoiceEvent,
     Content,
@@ -28,10 +31,10 @@ class ChatAnswer(Whole):
         for choice, event in events:
             self._choices[choice].add(event)
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> ChatCompletion:
         """Returns the object. Every choice must have finished."""
         facts = self._facts
-        body: dict[str, object] = {
+        body: ChatCompletion = {
             "id": facts.id,
             "object": "chat.completion",
             "created": facts.created,
@@ -77,9 +80,9 @@ class ChoiceAnswer:
         elif isinstance(event, Finished):
             self._finished = event
 
-    def body(self, index: int, facts: ChatFacts) -> dict[str, object]:
+    def body(self, index: int, facts: ChatFacts) -> ChatChoice:
         """Returns OpenAI's choice. `content` is null when the model wrote none."""
-        message: dict[str, object] = {
+        message: ChatMessage = {
             "role": "assistant",
             "content": "".join(self._content) if self._content else None,
             "refusal": None,
@@ -97,7 +100,7 @@ class ChoiceAnswer:
                 }
                 for name, arguments in self._calls
             ]
-        logprobs = None
+        logprobs: ChoiceLogprobs | None = None
         if self._logprobs is not None:
             logprobs = {
                 "content": logprob_entries(self._logprobs, facts.vocabulary),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from serving.api.body import decode
 from serving.api.chat.answer import ChatAnswer
+from serving.api.chat.answers import ChatCompletion, ChatCompletionChunk
 from serving.api.chat.facts import ChatFacts
 from serving.api.chat.request import ROUTE, generation_request
 from serving.api.chat.schema import ChatRequest
 from serving.api.chat.stream import ChatStream
 from serving.api.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.api.operation import Operation
 from serving.backend import Backend
 from serving.generation.prepare import prepare
 from serving.job import Job
 
 
-def chat_completions(around: Surroundings) -> Generation:
-    """Returns the endpoint."""
+def chat_operations(around: Surroundings) -> list[Operation]:
+    """Returns the operations of Chat Completions."""
 
     def prepare_chat(body: bytes, info: RequestInfo) -> Prepared:
         request = decode(body, ChatRequest, around.settings.limits)
@@ -34,7 +36,17 @@ def chat_completions(around: Surroundings) -> Generation:
             unknown_fields=len(request.model_extra or ()),
         )
 
-    return Generation(ROUTE, around, prepare_chat)
+    return [
+        Operation(
+            "POST",
+            "/v1/chat/completions",
+            Generation(ROUTE, around, prepare_chat),
+            "Answer a conversation",
+            gives=ChatCompletion,
+            takes=(ChatRequest,),
+            streams=ChatCompletionChunk,
+        )
+    ]
 
 
 def _facts(request: ChatRequest, backend: Backend, job: Job, around: Surroundings) -> ChatFacts:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
-from serving.api.chat.facts import ChatFacts, logprob_entries, usage_object
+from serving.api.chat.facts import ChatFacts
+from serving.api.logprobs import logprob_entries
 from serving.api.presenters import Streamed
 from serving.api.server_events import DONE, encode_error
+from serving.api.usage import usage_object
 from serving.errors import ServingError
 from serving.events import (
     ChoiceEvent,

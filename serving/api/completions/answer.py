@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serving.api.completions.answers import TextChoice, TextCompletion
 from serving.api.completions.facts import CompletionFacts, LegacyLogprobs
 from serving.api.presenters import Whole
 from serving.events import ChoiceEvent, Content, Finished, PromptLogprobs, TokenLogprob
@@ -29,7 +30,7 @@ class CompletionAnswer(Whole):
             elif isinstance(event, Finished):
                 self._finished[choice] = event
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> TextCompletion:
         """Returns the object. Every choice must have finished."""
         facts = self._facts
         return {
@@ -38,7 +39,7 @@ class CompletionAnswer(Whole):
             "usage": facts.usage({i: end.usage for i, end in self._finished.items()}),
         }
 
-    def _choice(self, choice: int) -> dict[str, object]:
+    def _choice(self, choice: int) -> TextChoice:
         prompt = self._facts.scored_prompt(choice)
         logprobs = self._logprobs.get(choice, [] if prompt else None)
         return {

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 from serving.api.body import decode
 from serving.api.completions.answer import CompletionAnswer
+from serving.api.completions.answers import TextCompletion, TextCompletionChunk
 from serving.api.completions.facts import CompletionFacts
 from serving.api.completions.prompt_batch import run_batch
 from serving.api.completions.request import ROUTE, generation_requests
 from serving.api.completions.schema import CompletionRequest
 from serving.api.completions.stream import CompletionStream
 from serving.api.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.api.operation import Operation
 from serving.backend import Backend
 from serving.generation.prepare import prepare
 from serving.job import Job
 
 
-def completions(around: Surroundings) -> Generation:
-    """Returns the endpoint."""
+def completion_operations(around: Surroundings) -> list[Operation]:
+    """Returns the operations of Completions."""
 
     def prepare_completions(body: bytes, info: RequestInfo) -> Prepared:
         request = decode(body, CompletionRequest, around.settings.limits)
@@ -39,7 +41,17 @@ def completions(around: Surroundings) -> Generation:
             unknown_fields=len(request.model_extra or ()),
         )
 
-    return Generation(ROUTE, around, prepare_completions)
+    return [
+        Operation(
+            "POST",
+            "/v1/completions",
+            Generation(ROUTE, around, prepare_completions),
+            "Continue a raw text",
+            gives=TextCompletion,
+            takes=(CompletionRequest,),
+            streams=TextCompletionChunk,
+        )
+    ]
 
 
 def _facts(

@@ -6,7 +6,10 @@ import codecs
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from serving.api.chat.facts import LEAST_LOGPROB, usage_object
+from serving.api.completions.answers import Head, TextLogprobs
+from serving.api.logprobs import LEAST_LOGPROB
+from serving.api.usage import Usage as UsageObject
+from serving.api.usage import usage_object
 from serving.events import TokenLogprob, Usage
 from serving.harmony.vocabulary import Vocabulary
 
@@ -43,7 +46,7 @@ class CompletionFacts:
         """Returns the prompt of a choice when its log-probabilities are wanted, else nothing."""
         return self.scored[choice // self.choices_per_prompt] if self.scored else []
 
-    def head(self) -> dict[str, object]:
+    def head(self) -> Head:
         """Returns the fields before `choices`, of a chunk and of the whole."""
         return {
             "id": self.id,
@@ -53,7 +56,7 @@ class CompletionFacts:
             "system_fingerprint": self.fingerprint,
         }
 
-    def usage(self, usages: Mapping[int, Usage]) -> dict[str, object]:
+    def usage(self, usages: Mapping[int, Usage]) -> UsageObject:
         """Returns OpenAI's `usage`, by the usage of every choice: each prompt counts once."""
         width = self.choices_per_prompt
         return usage_object(
@@ -76,17 +79,15 @@ class LegacyLogprobs:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._characters = 0
 
-    def take(
-        self, logprobs: Iterable[TokenLogprob], first: int | None = None
-    ) -> dict[str, list[object]]:
+    def take(self, logprobs: Iterable[TokenLogprob], first: int | None = None) -> TextLogprobs:
         """Returns the lists for the next tokens; the alternatives include the token itself.
 
         `first`, the first of a prompt, comes before them: it has no probability.
         """
-        tokens: list[object] = []
-        values: list[object] = []
-        tops: list[object] = []
-        offsets: list[object] = []
+        tokens: list[str] = []
+        values: list[float | None] = []
+        tops: list[dict[str, float] | None] = []
+        offsets: list[int] = []
         if first is not None:
             tokens.append(token_name(self._vocabulary, first))
             values.append(None)

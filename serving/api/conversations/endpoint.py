@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from serving.api.body import decode, require_json
+from serving.api.conversations.answers import ConversationObject, DeletedConversation
 from serving.api.conversations.schema import CreateConversation, UpdateConversation
 from serving.api.exchange import exchange_of
 from serving.api.generation import Surroundings
@@ -67,7 +68,11 @@ class OneConversation:
         if scope["method"] == "DELETE":
             if not await self._conversations.delete(caller.tenant, name):
                 raise missing_conversation()
-            deleted = {"id": name, "object": "conversation.deleted", "deleted": True}
+            deleted: DeletedConversation = {
+                "id": name,
+                "object": "conversation.deleted",
+                "deleted": True,
+            }
             await reply_json(send, deleted)
             return
         if scope["method"] == "POST":
@@ -93,7 +98,7 @@ def require_store(settings: Settings) -> None:
         )
 
 
-def conversation_object(conversation: Conversation) -> dict[str, object]:
+def conversation_object(conversation: Conversation) -> ConversationObject:
     """Returns OpenAI's object."""
     return {
         "id": conversation.id,

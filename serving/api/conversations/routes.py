@@ -1,23 +1,47 @@
-"""The addresses of the Conversations API."""
+"""The operations of the Conversations API."""
 
 from __future__ import annotations
 
-from starlette.routing import Route
-
+from serving.api.conversations.answers import ConversationObject, DeletedConversation
 from serving.api.conversations.endpoint import Conversations, OneConversation
 from serving.api.conversations.items import Items, OneItem
+from serving.api.conversations.schema import CreateConversation, CreateItems, UpdateConversation
 from serving.api.generation import Surroundings
+from serving.api.operation import Operation
+from serving.api.responses.answers import ItemList, ItemObject
+from serving.api.responses.query import INCLUDE, PAGE
 from serving.store.stores import Stores
 
 
-def conversations_routes(around: Surroundings, stores: Stores) -> list[Route]:
-    """Returns the routes."""
+def conversation_operations(around: Surroundings, stores: Stores) -> list[Operation]:
+    """Returns the operations."""
     root = "/v1/conversations"
+    path, items_path, item_path = (f"{root}/{{id}}{end}" for end in ("", "/items", "/items/{item}"))
     one, items = OneConversation(around, stores), Items(around, stores)
     item = OneItem(around, stores)
+    made = Conversations(around, stores)
+    whole, gone = ConversationObject, DeletedConversation
     return [
-        Route(root, Conversations(around, stores), methods=["POST"]),
-        Route(f"{root}/{{id}}", one, methods=["GET", "POST", "DELETE"]),
-        Route(f"{root}/{{id}}/items", items, methods=["GET", "POST"]),
-        Route(f"{root}/{{id}}/items/{{item}}", item, methods=["GET", "DELETE"]),
+        Operation("POST", root, made, "Make a conversation", whole, (CreateConversation,)),
+        Operation("GET", path, one, "Read a conversation", whole),
+        Operation(
+            "POST", path, one, "Give a conversation other metadata", whole, (UpdateConversation,)
+        ),
+        Operation("DELETE", path, one, "Delete a conversation", gone),
+        Operation(
+            "GET", items_path, items, "List the items of a conversation", ItemList, query=PAGE
+        ),
+        Operation(
+            "POST",
+            items_path,
+            items,
+            "Add items to a conversation",
+            ItemList,
+            (CreateItems,),
+            query=INCLUDE,
+        ),
+        Operation(
+            "GET", item_path, item, "Read an item of a conversation", ItemObject, query=INCLUDE
+        ),
+        Operation("DELETE", item_path, item, "Take an item out of a conversation", whole),
     ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from serving.api.body import decode
 from serving.api.computation import Computation
 from serving.api.embeddings.answer import encode_answer
+from serving.api.embeddings.answers import EmbeddingList
 from serving.api.embeddings.schema import EmbeddingsRequest
 from serving.api.exchange import Exchange
 from serving.api.generation import Surroundings
+from serving.api.operation import Operation
 from serving.errors import ErrorKind, ServingError
 from serving.runtime.encoder.client import Encoder
 from serving.runtime.encoder.description import EncoderDescription
@@ -16,7 +18,22 @@ from serving.settings import Settings
 ROUTE = "embeddings"
 
 
-def embeddings(around: Surroundings, encoder: Encoder | None) -> Computation:
+def embedding_operations(around: Surroundings, encoder: Encoder | None) -> list[Operation]:
+    """Returns the operations of embeddings."""
+    return [
+        Operation(
+            "POST",
+            "/v1/embeddings",
+            _embeddings(around, encoder),
+            "Make vectors of texts",
+            gives=EmbeddingList,
+            takes=(EmbeddingsRequest,),
+            names=around.settings.embeddings.served_model_names,
+        )
+    ]
+
+
+def _embeddings(around: Surroundings, encoder: Encoder | None) -> Computation:
     """Returns the endpoint. `encoder` is None where none is configured."""
     settings = around.settings
 

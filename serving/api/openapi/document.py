@@ -1,24 +1,21 @@
-"""The OpenAPI document of the API, made of its routes, its request schemas and its settings.
+"""The OpenAPI document of the API, made of its operations and its settings.
 
 OpenAPI 3.1.0 (https://spec.openapis.org/oas/v3.1.0), in which the schema of `text/event-stream`
-describes each event. An address that `OPERATIONS` does not know is there with its methods and its
-errors alone.
+describes each event.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel
-from starlette.routing import Route
+from pydantic import BaseModel, TypeAdapter
 
+from serving.api.answers import Error
+from serving.api.anthropic.answers import MessagesError
 from serving.api.dialect import ANTHROPIC, dialect_of
-from serving.api.embeddings.schema import EmbeddingsRequest
-from serving.api.openapi.answers import Error
-from serving.api.openapi.anthropic import MessagesError
-from serving.api.openapi.operations import OPERATIONS, Operation
+from serving.api.operation import Operation
 from serving.errors import ErrorKind
 from serving.settings import Limits, Settings
 
@@ -26,7 +23,6 @@ Json = dict[str, Any]
 
 VERSION: Final = "1"
 
-_TEXT_PAGES: Final = frozenset({"/metrics"})
 _REF: Final = "#/components/schemas/"
 _OF_BODIES: Final = frozenset({408, 413, 415})
 _UNSEEN: Final = frozenset({405, 499})
@@ -42,18 +38,19 @@ _LIMITED: Final = {
 """Fields that the settings bound: the keyword that says so, and the name of the limit."""
 
 
-def make_document(routes: Iterable[Route], settings: Settings, names: Sequence[str]) -> Json:
-    """Returns the document as JSON: every route's methods, with their bodies and answers.
+def make_document(
+    operations: Iterable[Operation], settings: Settings, names: Sequence[str]
+) -> Json:
+    """Returns the document as JSON: every operation with its bodies and answers.
 
     `names` are those of the language model, none while they are not known.
     """
-    schemas = _Schemas(settings, names)
+    schemas = _Schemas(settings.limits, names)
     paths: dict[str, Json] = {}
-    for route in routes:
-        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
-        for method in sorted((route.methods or set()) - {"HEAD"}):
-            known = OPERATIONS.get((method, path))
-            paths.setdefault(path, {})[method.lower()] = _operation(method, path, known, schemas)
+    for operation in operations:
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", operation.path)
+        described = _describe(operation._replace(path=path), schemas)
+        paths.setdefault(path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {
@@ -70,28 +67,35 @@ def make_document(routes: Iterable[Route], settings: Settings, names: Sequence[s
 class _Schemas:
     """The schemas of the document, each under a name of its own."""
 
-    def __init__(self, settings: Settings, names: Sequence[str]) -> None:
+    def __init__(self, limits: Limits, names: Sequence[str]) -> None:
         self.all: dict[str, Json] = {}
-        self._settings = settings
-        self._model_names = names
+        self._limits = limits
+        self._names = names
 
-    def refer(self, model: type[BaseModel], mode: Literal["validation", "serialization"]) -> Json:
-        """Returns a reference to the schema of `model`, which the document then has."""
-        name = model.__name__
+    def taken(self, model: type[BaseModel], names: Sequence[str] | None) -> Json:
+        """Returns a reference to the schema of a body, in which `model` has one of `names`."""
+        if model.__name__ not in self.all:
+            schema = model.model_json_schema(ref_template=f"{_REF}{model.__name__}.{{model}}")
+            self._add(model.__name__, schema)
+            allowed = self._names if names is None else names
+            _bound(self.all[model.__name__], self._limits, allowed)
+        return {"$ref": _REF + model.__name__}
+
+    def given(self, answer: Any) -> Json:
+        """Returns a reference to the schema of an answer, which has no keys but its type's."""
+        name = answer.__name__
         if name not in self.all:
-            schema = model.model_json_schema(mode=mode, ref_template=f"{_REF}{name}.{{model}}")
-            parts = schema.pop("$defs", {})
-            for key, part in {name: schema, **{f"{name}.{k}": v for k, v in parts.items()}}.items():
-                self.all[key] = _plain(part)
-            if mode == "validation":
-                _bound(self.all[name], self._settings, self._names(model))
+            template = f"{_REF}{name}.{{model}}"
+            schema = TypeAdapter(answer).json_schema(mode="serialization", ref_template=template)
+            for part in (schema, *schema.get("$defs", {}).values()):
+                part.setdefault("additionalProperties", False)
+            self._add(name, schema)
         return {"$ref": _REF + name}
 
-    def _names(self, model: type[BaseModel]) -> Sequence[str]:
-        """Returns the names that a request may give for the model."""
-        if model is EmbeddingsRequest:
-            return self._settings.embeddings.served_model_names
-        return self._model_names
+    def _add(self, name: str, schema: Json) -> None:
+        parts = schema.pop("$defs", {})
+        for key, part in {name: schema, **{f"{name}.{k}": v for k, v in parts.items()}}.items():
+            self.all[key] = _plain(part)
 
 
 def _plain(schema: Any) -> Any:
@@ -110,14 +114,14 @@ def _plain(schema: Any) -> Any:
     return kept
 
 
-def _bound(schema: Json, settings: Settings, names: Sequence[str]) -> None:
+def _bound(schema: Json, limits: Limits, names: Sequence[str]) -> None:
     """Writes into a request's schema what the settings allow."""
     properties: Json = schema.get("properties", {})
     if "model" in properties:
         properties["model"] = _named(properties["model"], names)
     for name, (keyword, limit) in _LIMITED.items():
         if name in properties:
-            _set_bound(properties[name], keyword, settings.limits, limit)
+            _set_bound(properties[name], keyword, limits, limit)
 
 
 def _named(schema: Json, names: Sequence[str]) -> Json:
@@ -131,27 +135,26 @@ def _set_bound(schema: Json, keyword: str, limits: Limits, limit: str) -> None:
     forms[0][keyword] = getattr(limits, limit)
 
 
-def _operation(method: str, path: str, known: Operation | None, schemas: _Schemas) -> Json:
-    operation: Json = {"operationId": _operation_id(method, path)}
-    if known is not None:
-        operation["summary"] = known.summary
-    if parameters := _parameters(path, known.query if known else {}):
-        operation["parameters"] = parameters
-    if known is not None and known.takes:
-        forms = [schemas.refer(form, "validation") for form in known.takes]
+def _describe(operation: Operation, schemas: _Schemas) -> Json:
+    method, path = operation.method, operation.path
+    described: Json = {"operationId": _operation_id(method, path), "summary": operation.summary}
+    if parameters := _parameters(path, operation.query):
+        described["parameters"] = parameters
+    if operation.takes:
+        forms = [schemas.taken(form, operation.names) for form in operation.takes]
         body = forms[0] if len(forms) == 1 else {"anyOf": forms}
-        operation["requestBody"] = {
+        described["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": body}},
         }
-    operation["responses"] = {
-        "200": _answer(path, known, schemas),
+    described["responses"] = {
+        "200": _answer(operation, schemas),
         **_errors(method, path, schemas),
     }
-    if known is not None and known.unavailable is not None:
-        shape = schemas.refer(known.unavailable, "serialization")
-        operation["responses"]["503"] = _response("The state is not good.", shape)
-    return operation
+    if operation.unavailable is not None:
+        shape = schemas.given(operation.unavailable)
+        described["responses"]["503"] = _response("The state is not good.", shape)
+    return described
 
 
 def _operation_id(method: str, path: str) -> str:
@@ -169,19 +172,15 @@ def _parameters(path: str, query: Mapping[str, Json]) -> list[Json]:
     ]
 
 
-def _answer(path: str, known: Operation | None, schemas: _Schemas) -> Json:
-    if path in _TEXT_PAGES:
+def _answer(operation: Operation, schemas: _Schemas) -> Json:
+    path = operation.path
+    if operation.gives is None:
         content: Json = {"text/plain": {"schema": {"type": "string"}}}
         return {"description": "The page.", "headers": _headers(path), "content": content}
-    shape = (
-        {} if known is None or known.gives is None else schemas.refer(known.gives, "serialization")
-    )
-    response = _response("The answer.", shape, path)
-    if known is not None and known.streams is not None:
+    response = _response("The answer.", schemas.given(operation.gives), path)
+    if operation.streams is not None:
         response["content"]["text/event-stream"] = {
-            "schema": _event(
-                schemas.refer(known.streams, "serialization"), _error_shape(path, schemas)
-            )
+            "schema": _event(schemas.given(operation.streams), _error_shape(path, schemas))
         }
     return response
 
@@ -201,7 +200,7 @@ def _event(answer: Json, error: Json) -> Json:
 
 def _error_shape(path: str, schemas: _Schemas) -> Json:
     model = MessagesError if dialect_of(path) is ANTHROPIC else Error
-    return schemas.refer(model, "serialization")
+    return schemas.given(model)
 
 
 def _errors(method: str, path: str, schemas: _Schemas) -> Json:

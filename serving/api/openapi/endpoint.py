@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
+from serving.api.answers import open_ended
 from serving.api.exchange import exchange_of
 from serving.api.openapi.document import make_document
+from serving.api.operation import Operation
 from serving.api.replies import reply
 from serving.settings import Settings
 
 ROUTE = "openapi"
+
+
+@open_ended
+class Document(TypedDict):
+    """An OpenAPI document."""
+
+    openapi: str
+    paths: dict[str, Any]
 
 
 class Description:
@@ -24,10 +35,13 @@ class Description:
     """
 
     def __init__(
-        self, routes: Iterable[Route], settings: Settings, names: Callable[[], tuple[str, ...]]
+        self,
+        operations: Iterable[Operation],
+        settings: Settings,
+        names: Callable[[], tuple[str, ...]],
     ) -> None:
         self._names = names
-        self._make = lambda names: msgspec.json.encode(make_document(routes, settings, names))
+        self._make = lambda names: msgspec.json.encode(make_document(operations, settings, names))
         self._made: dict[tuple[str, ...], asyncio.Task[bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,3 +53,13 @@ class Description:
         # All who ask wait for the one document, and none takes it along when it leaves.
         document = await asyncio.shield(self._made[names])
         await reply(send, 200, document, b"application/json")
+
+
+def description_operation(
+    operations: Sequence[Operation], settings: Settings, names: Callable[[], tuple[str, ...]]
+) -> Operation:
+    """Returns the operation that describes `operations`, and itself."""
+    described = list(operations)
+    endpoint = Description(described, settings, names)
+    described.append(Operation("GET", "/openapi.json", endpoint, "Describe the API", Document))
+    return described[-1]

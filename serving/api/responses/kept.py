@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from serving.api.responses.items import (
     WebSearchCallItem,
     text_of,
 )
-from serving.api.responses.object import ResponseObject
+from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import Output
 from serving.api.responses.recent import Recent
 from serving.api.responses.schema import History
@@ -46,7 +46,7 @@ class Context:
     """Without references."""
     referenced: dict[str, Json]
     """Stored items by their ids."""
-    history: list[Json]
+    history: Sequence[Mapping[str, Any]]
     """`earlier`, as it is stored."""
     stored: frozenset[str] = frozenset()
     """The ids of the stored responses in `earlier`, as far as the connection knows them."""
@@ -93,9 +93,10 @@ async def read_context(
 
     A response is looked for among the `recent` ones of the connection, and then in the store.
     """
-    earlier: list[Json] = []
+    earlier: Sequence[Mapping[str, Any]] = []
     stored: frozenset[str] = frozenset()
     if request.previous_response_id is not None:
+        found: Sequence[Mapping[str, Any]] | None
         name = request.previous_response_id
         found = None if recent is None else recent.chain(name)
         if recent is not None and found is not None:
@@ -198,7 +199,7 @@ async def keeping(
     so. In the end `release` is called.
     """
 
-    async def keep(body: Json) -> None:
+    async def keep(body: Body) -> None:
         try:
             response.stored = await save(body)
         except ServingError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 from pydantic import BaseModel
 
+from serving.api.answers import Json
+from serving.api.responses.answers import Asked, ItemObject, Response, ResponseUsage, Status
 from serving.api.responses.output import Output
 from serving.api.responses.schema import ResponsesRequest
 from serving.api.responses.tools import FunctionTool, HostedTool
@@ -13,8 +13,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.events import Usage
 from serving.settings import Settings
 
-Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-Body = dict[str, Any]
+Body = Response
 
 
 class ResponseObject:
@@ -37,7 +36,7 @@ class ResponseObject:
         self.stored = stored
         self._created = int(created)
         self._ended: int | None = None
-        self._asked = {"model": model, **_echo(request, settings)}
+        self._asked = _echo(request, settings, model)
 
     def leave_out(self) -> None:
         """Makes the object say that it is in no store, and its items in no conversation."""
@@ -85,15 +84,9 @@ class ResponseObject:
         return self._broken("cancelled", output)
 
     def _broken(self, status: Status, output: Output) -> Body:
-        items = [
-            {**item, "status": "incomplete"} if item["status"] == "in_progress" else item
-            for item in output.body()
-        ]
-        return self._body(status, items, None)
+        return self._body(status, [item.broken() for item in output.items], None)
 
-    def _body(
-        self, status: Status, output: list[dict[str, object]], usage: dict[str, object] | None
-    ) -> Body:
+    def _body(self, status: Status, output: list[ItemObject], usage: ResponseUsage | None) -> Body:
         return {
             "id": self.id,
             "object": "response",
@@ -109,7 +102,7 @@ class ResponseObject:
         }
 
 
-def usage_object(usage: Usage) -> dict[str, object]:
+def usage_object(usage: Usage) -> ResponseUsage:
     """Returns OpenAI's `usage`. Engines do not tell what they write to their cache: 0."""
     return {
         "input_tokens": usage.prompt_tokens,
@@ -125,11 +118,12 @@ def _failure_code(kind: ErrorKind) -> str:
     return "invalid_prompt" if kind.value.http_status < 500 else "server_error"
 
 
-def _echo(request: ResponsesRequest, settings: Settings) -> Body:
+def _echo(request: ResponsesRequest, settings: Settings, model: str) -> Asked:
     """Returns the fields of the response that repeat the request, or the default in its place."""
     reasoning, text = request.reasoning, request.text
     form = text.format if text else None
-    echoed: Body = {
+    echoed: Asked = {
+        "model": model,
         "background": bool(request.background),
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
@@ -139,7 +133,7 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
         "previous_response_id": request.previous_response_id,
         "reasoning": {
             "effort": (reasoning and reasoning.effort) or settings.reasoning_effort,
-            "summary": reasoning and (reasoning.summary or reasoning.generate_summary),
+            "summary": (reasoning and (reasoning.summary or reasoning.generate_summary)) or None,
         },
         "service_tier": "default",
         "temperature": 1.0 if request.temperature is None else request.temperature,
@@ -158,20 +152,23 @@ def _echo(request: ResponsesRequest, settings: Settings) -> Body:
     if request.conversation is not None:
         echoed["conversation"] = {"id": request.conversation}
     # The specification has no null for these.
-    for name in ("prompt_cache_key", "safety_identifier", "user"):
-        if (value := getattr(request, name)) is not None:
-            echoed[name] = value
+    if request.prompt_cache_key is not None:
+        echoed["prompt_cache_key"] = request.prompt_cache_key
+    if request.safety_identifier is not None:
+        echoed["safety_identifier"] = request.safety_identifier
+    if request.user is not None:
+        echoed["user"] = request.user
     return echoed
 
 
-def _tool_choice(request: ResponsesRequest) -> object:
+def _tool_choice(request: ResponsesRequest) -> str | Json:
     choice = request.tool_choice
     if isinstance(choice, BaseModel):
         return choice.model_dump(exclude_none=True)
     return choice or "auto"
 
 
-def _tool(tool: FunctionTool | HostedTool) -> Body:
+def _tool(tool: FunctionTool | HostedTool) -> Json:
     """Returns a tool as it is used: arguments are bound to the schema only where that was asked."""
     if isinstance(tool, FunctionTool):
         unsaid = {"description": None, "parameters": None}

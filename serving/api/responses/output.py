@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
-from serving.api.chat.facts import logprob_entries
+from serving.api.answers import Json
+from serving.api.logprobs import logprob_entries
+from serving.api.responses.answers import ItemObject
 from serving.api.responses.citations import Pages
 from serving.api.responses.hosted import HOSTED_KINDS, HostedKind, call_body
 from serving.api.responses.items import seal
@@ -95,21 +97,29 @@ class Item:
         cited = self.annotations if text else []
         return {"type": "output_text", "text": text, "annotations": cited, "logprobs": entries}
 
-    def begun(self) -> dict[str, object]:
+    def begun(self) -> ItemObject:
         """Returns OpenAI's item as it was when it began: without text, but with what a search
         is for."""
         known = self.text if self.kind == "web_search_call" else ""
         return self._body("in_progress", known, [])
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> ItemObject:
         """Returns OpenAI's item as it is now."""
-        text = self.text
-        return self._body(self.status, text, [self.part(text)] if self.pieces else [])
+        return self._now(self.status)
 
-    def _body(
-        self, status: Status, text: str, content: list[dict[str, object]]
-    ) -> dict[str, object]:
-        body: dict[str, object] = {"id": self.id, "type": self.kind, "status": status}
+    def broken(self) -> ItemObject:
+        """Returns the item as it is now, of a response that goes no further."""
+        return self._now("incomplete" if self.status == "in_progress" else self.status)
+
+    def _now(self, status: Status) -> ItemObject:
+        text = self.text
+        return self._body(status, text, [self.part(text)] if self.pieces else [])
+
+    def _body(self, status: Status, text: str, content: list[dict[str, object]]) -> ItemObject:
+        return cast(ItemObject, self._fields(status, text, content))
+
+    def _fields(self, status: Status, text: str, content: list[dict[str, object]]) -> Json:
+        body: Json = {"id": self.id, "type": self.kind, "status": status}
         if self.kind == "function_call":
             return {**body, "call_id": self.call_id, "name": self.name, "arguments": text}
         if self.kind == "message":
@@ -187,7 +197,7 @@ class Output:
         self._close("incomplete", changes)
         return changes
 
-    def body(self) -> list[dict[str, object]]:
+    def body(self) -> list[ItemObject]:
         """Returns the items as they are now."""
         return [item.body() for item in self.items]
 

@@ -18,6 +18,20 @@ LIMIT_MAX = 100
 _LIMIT_DEFAULT = 20
 
 
+INCLUDE = {"include": {"type": "array", "items": {"enum": sorted(INCLUDABLE)}}}
+PAGE: dict[str, Json] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": _LIMIT_DEFAULT},
+    "order": {"enum": ["asc", "desc"], "default": "desc"},
+    "after": {"type": "string"},
+    **INCLUDE,
+}
+RESUMED: dict[str, Json] = {
+    "stream": {"type": "boolean", "default": False},
+    "starting_after": {"type": "integer", "minimum": 0},
+    **INCLUDE,
+}
+
+
 class Paging(NamedTuple):
     """Which items are listed: `limit` of them from behind that with the id `after`."""
 
@@ -66,7 +80,7 @@ def read_number(query: QueryParams, name: str) -> int | None:
     return None if value is None else int(value)
 
 
-def listed(items: Sequence[Json], includes: frozenset[str], *, has_more: bool) -> Json:
+def listed(items: Sequence[Mapping[str, Any]], includes: frozenset[str], *, has_more: bool) -> Json:
     """Returns one page as a list."""
     return {
         "object": "list",
@@ -77,7 +91,7 @@ def listed(items: Sequence[Json], includes: frozenset[str], *, has_more: bool) -
     }
 
 
-def with_included(item: Json, includes: frozenset[str]) -> Json:
+def with_included(item: Mapping[str, Any], includes: frozenset[str]) -> Mapping[str, Any]:
     """Returns an item with the parts that it can have and that were asked for."""
     if item["type"] == "reasoning" and ENCRYPTED_REASONING in includes:
         texts: Sequence[Mapping[str, str]] = item.get("content") or item["summary"]

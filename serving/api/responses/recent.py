@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-Json = dict[str, Any]
+Item = Mapping[str, Any]
 
 
 class Recent:
@@ -20,9 +20,9 @@ class Recent:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._size = 0
-        self._chains: dict[str, tuple[list[Json], int, frozenset[str]]] = {}
+        self._chains: dict[str, tuple[list[Item], int, frozenset[str]]] = {}
 
-    def chain(self, response_id: str) -> list[Json] | None:
+    def chain(self, response_id: str) -> list[Item] | None:
         """Returns the items, input and output, of a response and all before it, oldest first."""
         found = self._chains.pop(response_id, None)
         if found is None:
@@ -38,8 +38,8 @@ class Recent:
     def remember(
         self,
         response_id: str,
-        earlier: Sequence[Json],
-        added: Sequence[Json],
+        earlier: Sequence[Item],
+        added: Sequence[Item],
         stored: frozenset[str] = frozenset(),
     ) -> None:
         """Keeps a response: the items before it, its own, and which of its conversation are

@@ -1,38 +1,82 @@
-"""The addresses of the Responses API."""
+"""The operations of the Responses API."""
 
 from __future__ import annotations
 
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 
 from serving.api.generation import Generation, Surroundings
+from serving.api.operation import Operation
+from serving.api.responses import answers
 from serving.api.responses.background import Background
 from serving.api.responses.compaction import compaction
 from serving.api.responses.endpoint import Responses
+from serving.api.responses.query import PAGE, RESUMED
 from serving.api.responses.request import ROUTE
+from serving.api.responses.schema import CompactRequest, ResponsesRequest, TokensRequest
 from serving.api.responses.socket import ResponsesSocket
 from serving.api.responses.stored import CancelledResponse, InputItems, StoredResponse
 from serving.api.responses.tokens import input_tokens
 from serving.store.stores import Stores
 
 
-def responses_routes(
+def response_operations(
     around: Surroundings, stores: Stores, background: Background
-) -> list[BaseRoute]:
-    """Returns the routes; those with a name of ours come before those with an id."""
+) -> tuple[list[Operation], WebSocketRoute]:
+    """Returns the operations, those with a name of ours before those with an id; and the socket."""
+    root, one = "/v1/responses", "/v1/responses/{id}"
     store = stores.responses
     made = Responses(around, stores, background)
-    return [
-        Route("/v1/responses", Generation(ROUTE, around, made.prepare), methods=["POST"]),
-        WebSocketRoute("/v1/responses", ResponsesSocket(around, made.prepare_turn)),
-        Route(
-            "/v1/responses/input_tokens", input_tokens(around, stores, background), methods=["POST"]
+    stored = StoredResponse(around, store, background)
+    operations = [
+        Operation(
+            "POST",
+            root,
+            Generation(ROUTE, around, made.prepare),
+            "Create a response",
+            gives=answers.Response,
+            takes=(ResponsesRequest,),
+            streams=answers.ResponseEvent,
         ),
-        Route("/v1/responses/compact", compaction(around, stores, background), methods=["POST"]),
-        Route(
-            "/v1/responses/{id}",
-            StoredResponse(around, store, background),
-            methods=["GET", "DELETE"],
+        Operation(
+            "POST",
+            f"{root}/input_tokens",
+            input_tokens(around, stores, background),
+            "Count the tokens of a response's prompt",
+            gives=answers.InputTokenCount,
+            takes=(TokensRequest,),
         ),
-        Route("/v1/responses/{id}/input_items", InputItems(store), methods=["GET"]),
-        Route("/v1/responses/{id}/cancel", CancelledResponse(store, background), methods=["POST"]),
+        Operation(
+            "POST",
+            f"{root}/compact",
+            compaction(around, stores, background),
+            "Make a conversation shorter",
+            gives=answers.CompactedResponse,
+            takes=(CompactRequest,),
+        ),
+        Operation(
+            "GET",
+            one,
+            stored,
+            "Read a stored response, or its stream",
+            gives=answers.Response,
+            streams=answers.ResponseEvent,
+            query=RESUMED,
+        ),
+        Operation("DELETE", one, stored, "Delete a stored response", gives=answers.DeletedResponse),
+        Operation(
+            "GET",
+            f"{one}/input_items",
+            InputItems(store),
+            "List the items of a response's input",
+            gives=answers.ItemList,
+            query=PAGE,
+        ),
+        Operation(
+            "POST",
+            f"{one}/cancel",
+            CancelledResponse(store, background),
+            "End a response in the background",
+            gives=answers.Response,
+        ),
     ]
+    return operations, WebSocketRoute(root, ResponsesSocket(around, made.prepare_turn))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -73,13 +74,12 @@ class StoredResponse:
                 "'starting_after' goes with 'stream=true'.",
                 param="starting_after",
             )
-        body = self._background.body(caller, response_id)
+        body: Mapping[str, Any] | None = self._background.body(caller, response_id)
         if body is None:
-            body = msgspec.json.decode(
-                (await _load(self._store, caller, response_id)).body, type=Json
-            )
-        body["output"] = [with_included(item, includes) for item in body["output"]]
-        await reply_json(send, body)
+            stored = await _load(self._store, caller, response_id)
+            body = msgspec.json.decode(stored.body, type=Json)
+        output = [with_included(item, includes) for item in body["output"]]
+        await reply_json(send, {**body, "output": output})
 
     async def _stream(
         self, caller: Caller, response_id: str, start: int

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from serving.api.chat.facts import logprob_entries
+from serving.api.logprobs import logprob_entries
 from serving.api.presenters import Streamed
 from serving.api.responses.object import Body, ResponseObject
 from serving.api.responses.output import Change, Closed, Grown, Item, Opened, Output, Running

@@ -1,20 +1,22 @@
-"""What the Anthropic endpoints answer, as schemas for the description of the API."""
+"""What the Messages API answers."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from serving.api.openapi.answers import Answer, Open
+from typing_extensions import TypedDict
+
+from serving.api.answers import open_ended
 
 
-class MessagesErrorObject(Answer):
+class MessagesErrorObject(TypedDict):
     """What went wrong."""
 
     type: str
     message: str
 
 
-class MessagesError(Answer):
+class MessagesError(TypedDict):
     """Any error, with any status."""
 
     type: Literal["error"]
@@ -22,13 +24,13 @@ class MessagesError(Answer):
     request_id: str
 
 
-class OutputTokensDetails(Answer):
+class OutputTokensDetails(TypedDict):
     """Of the generated tokens."""
 
     thinking_tokens: int
 
 
-class MessageUsage(Answer):
+class MessageUsage(TypedDict):
     """What was counted; `input_tokens` are those that the cache did not have."""
 
     input_tokens: int
@@ -38,14 +40,14 @@ class MessageUsage(Answer):
     output_tokens_details: OutputTokensDetails
 
 
-class TextBlock(Answer):
+class TextBlock(TypedDict):
     """What the model said."""
 
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(Answer):
+class ThinkingBlock(TypedDict):
     """What the model thought; the signature is none."""
 
     type: Literal["thinking"]
@@ -53,7 +55,7 @@ class ThinkingBlock(Answer):
     signature: str
 
 
-class ToolUseBlock(Answer):
+class ToolUseBlock(TypedDict):
     """A call for the client to make."""
 
     type: Literal["tool_use"]
@@ -62,20 +64,35 @@ class ToolUseBlock(Answer):
     input: dict[str, Any]
 
 
-class MessageAnswer(Answer):
-    """The answer of a message."""
+Block = TextBlock | ThinkingBlock | ToolUseBlock
+StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"]
+
+
+class Head(TypedDict):
+    """What comes before the content."""
 
     id: str
     type: Literal["message"]
     role: Literal["assistant"]
     model: str
-    content: list[TextBlock | ThinkingBlock | ToolUseBlock]
-    stop_reason: Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"]
+
+
+class StopFields(TypedDict):
+    """Why the model stopped."""
+
+    stop_reason: StopReason
     stop_sequence: str | None
+
+
+class AnsweredMessage(Head, StopFields):
+    """The answer of a message."""
+
+    content: list[Block]
     usage: MessageUsage
 
 
-class MessageEvent(Open):
+@open_ended
+class MessageEvent(TypedDict):
     """The `data` of one server-sent event, whose name is its type."""
 
     type: Literal[
@@ -89,7 +106,7 @@ class MessageEvent(Open):
     ]
 
 
-class MessageTokens(Answer):
+class MessageTokens(TypedDict):
     """How long a prompt is."""
 
     input_tokens: int

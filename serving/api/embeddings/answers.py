@@ -1,13 +1,13 @@
-"""What `/v1/embeddings` answers, as schemas for the description of the API."""
+"""What embeddings are answered with."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from serving.api.openapi.answers import Answer
+from typing_extensions import TypedDict
 
 
-class Embedding(Answer):
+class Embedding(TypedDict):
     """The vector of one input: numbers, or little-endian float32 in base64."""
 
     object: Literal["embedding"]
@@ -15,14 +15,14 @@ class Embedding(Answer):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(Answer):
+class EmbeddingUsage(TypedDict):
     """What was counted."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingList(Answer):
+class EmbeddingList(TypedDict):
     """The vectors, in the order of the inputs."""
 
     object: Literal["list"]
