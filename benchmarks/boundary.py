@@ -18,9 +18,9 @@ import uvloop
 
 import model_assets
 from benchmarks import report
-from serving.job import Sampling
 from serving.runtime import replay_engine
 from serving.runtime.client import Stream
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Repeat, Scenario, Script
 from serving.runtime.supervisor import Supervisor
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from benchmarks.timeline import Timeline
 from serving.engine import KvCache, Limits
-from serving.job import Sampling
 from serving.runtime.embedded.runtime import DTYPES, EmbeddedRuntime
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 BLOCK_TOKENS = 32
 

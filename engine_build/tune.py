@@ -22,8 +22,8 @@ from engine_build.proof import probe
 from serving import engine
 from serving.engine import Engine
 from serving.errors import ServingError
-from serving.job import Sampling
 from serving.runtime.contract import EngineHandle
+from serving.runtime.sampling import Sampling
 
 KEEPING = frozenset({"trtllm"})
 """Runtimes that keep something below cache/."""

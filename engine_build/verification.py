@@ -21,8 +21,8 @@ from engine_build.proof import golden, probe
 from engine_build.tune import Shape
 from serving.engine import Engine
 from serving.errors import ServingError
-from serving.job import Sampling
 from serving.runtime.contract import EngineHandle
+from serving.runtime.sampling import Sampling
 
 DECODED_TOKENS = 64
 SHORT_TOKENS = 16

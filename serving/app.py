@@ -60,9 +60,9 @@ def create_app(
     `app.state.service` is its `Service`, `app.state.operations` what it can do, `app.state.drain`
     how it takes leave, `app.state.slots` the bound on its connections.
     `app.state.engine_directory`, when the host has set it before the lifespan begins, is the engine
-    to serve, else `settings.engine` is. `launch` makes the supervisor: another one in tests. `identify` returns
-    whose a request is. `on_loaded` is called once the engine's directory is read; a process that
-    does nothing but serve passes `serving.garbage.set_aside`.
+    to serve, else `settings.engine` is. `launch` makes the supervisor: another one in tests.
+    `identify` returns whose a request is. `on_loaded` is called once the engine's directory is
+    read; a process that does nothing but serve passes `set_aside`.
     """
     # A second series for each counter, with the time of its first count, is of no use to anyone.
     disable_created_metrics()  # type: ignore[no-untyped-call]

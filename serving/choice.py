@@ -17,7 +17,7 @@ from serving.events import (
 )
 from serving.harmony.vocabulary import ORDINARY_TOKENS
 from serving.held import HeldAnswer
-from serving.job import Constraint
+from serving.runtime.grammar.constraint import Constraint
 from serving.runtime.messages import FaultKind, Logprob, Output
 from serving.stopping import StopScanner
 

@@ -17,7 +17,7 @@ from serving.events import (
     ToolCallStart,
 )
 from serving.harmony.fitting import misfit
-from serving.job import Constraint
+from serving.runtime.grammar.constraint import Constraint
 
 
 class HeldAnswer:

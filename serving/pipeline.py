@@ -10,13 +10,15 @@ import msgspec
 from serving.choice import Choice, merge
 from serving.control.admission import Admission, Ticket
 from serving.control.drain import Drain, draining
+from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent
 from serving.harmony.parse import Parser
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Job, Lane, Sampling
+from serving.job import Job
 from serving.plain import PlainText
 from serving.runtime.contract import EngineHandle, SequenceStream
+from serving.runtime.sampling import Sampling
 from serving.settings import Deadlines, Draining
 from serving.telemetry.record import Record
 from serving.watch import Watch, within

@@ -15,11 +15,11 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import golden_prompts, ranks
 from serving import engine
 from serving.engine import Engine, Golden
-from serving.job import Sampling
 from serving.runtime.contract import Runtime
 from serving.runtime.host import RUNTIMES, Loadable
 from serving.runtime.messages import Generate
 from serving.runtime.process import ENVIRONMENT
+from serving.runtime.sampling import Sampling
 
 
 def record(directory: Path, built: Engine) -> tuple[Golden, ...]:

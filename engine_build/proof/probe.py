@@ -15,9 +15,9 @@ from pathlib import Path
 from engine_build.failure import BuildError, ExitCode
 from serving.errors import ServingError
 from serving.harmony.vocabulary import CALL, RETURN
-from serving.job import Sampling
 from serving.runtime.contract import EngineHandle
 from serving.runtime.lifecycle import EngineState, Policy
+from serving.runtime.sampling import Sampling
 from serving.runtime.supervisor import Supervisor
 
 ALTERNATIVES = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serving.api.sampling_schema import SamplingFields
 from serving.errors import ErrorKind, ServingError
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 
 _LEAST_TOP_P = 1e-6
 """A smaller `top_p`, 0 above all, means the likeliest token alone: greedy. As a nucleus it would

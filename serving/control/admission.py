@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
-from serving.job import Lane
 
 RETRY_AFTER_SECONDS = 1.0
 

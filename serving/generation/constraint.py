@@ -15,7 +15,8 @@ from serving.errors import ErrorKind, ServingError
 from serving.generation.request import Dialogue, Function, ToolChoice
 from serving.harmony.grammar import ANY_OBJECT, structural_tag
 from serving.harmony.json_schema import Bounds, SchemaError, check
-from serving.job import Constraint, Sampling, ToolForm
+from serving.runtime.grammar.constraint import Constraint, ToolForm
+from serving.runtime.sampling import Sampling
 from serving.settings import Limits
 
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}

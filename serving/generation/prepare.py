@@ -14,8 +14,9 @@ from serving.generation.request import Dialogue, GenerationRequest, Prompt
 from serving.harmony.conversation import Conversation, Developer, FunctionTool, System, Turn, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import STOP_TOKENS
-from serving.job import Job, Sampling
+from serving.job import Job
 from serving.runtime.messages import Ready
+from serving.runtime.sampling import Sampling
 from serving.settings import Settings
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from serving.control.callers import Caller
+from serving.control.lanes import Lane
 from serving.harmony.built_in import recipients
 from serving.harmony.conversation import BuiltInTool, ReasoningEffort, Turn
-from serving.job import Lane, Sampling
+from serving.runtime.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

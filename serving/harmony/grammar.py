@@ -27,7 +27,7 @@ from serving.harmony.vocabulary import (
     START_OF_TEXT,
 )
 from serving.harmony.wording import in_other_words
-from serving.job import Constraint, ToolForm
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 
 MOST_BLANKS: Final = 16
 """White space in a row between the parts of a JSON text: a model can fall into endless spaces. Each

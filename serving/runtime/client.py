@@ -15,7 +15,6 @@ from typing import cast
 import msgspec
 
 from serving.errors import ErrorKind, ServingError
-from serving.job import Sampling
 from serving.runtime.framing import FrameError, FrameReader, frame
 from serving.runtime.messages import (
     Abort,
@@ -30,6 +29,7 @@ from serving.runtime.messages import (
     Step,
     ToEngine,
 )
+from serving.runtime.sampling import Sampling
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Requests that the engine has not read. Above it new ones are refused: the engine is stuck."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serving.errors import ServingError
-from serving.job import Sampling
 from serving.runtime.messages import ExitCode, Generate, Output, Ready, Stats, Step
+from serving.runtime.sampling import Sampling
 
 
 class FatalError(Exception):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 
 Finish = Literal["", "stop", "length", "aborted", "error"]
 FaultKind = Literal["invalid", "out_of_memory", "internal"]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import ErrorKind, ServingError
-from serving.job import Sampling
 from serving.runtime.client import Connection, Stream
 from serving.runtime.lifecycle import (
     FAILURES,
@@ -24,6 +23,7 @@ from serving.runtime.lifecycle import (
 )
 from serving.runtime.messages import ExitCode, Ready, Stats
 from serving.runtime.process import EngineProcess
+from serving.runtime.sampling import Sampling
 
 HISTORY_LENGTH = 64
 

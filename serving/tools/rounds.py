@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from serving.control.drain import Drain
+from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
 from serving.events import (
     BuiltInCallEnded,
@@ -30,7 +31,7 @@ from serving.events import (
 from serving.harmony.built_in import continuation
 from serving.harmony.grammar import structural_tag
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Job, Lane
+from serving.job import Job
 from serving.pipeline import Events
 from serving.tools.executors import Executors
 

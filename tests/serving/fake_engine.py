@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serving.errors import ErrorKind, ServingError
-from serving.job import Sampling
 from serving.runtime.lifecycle import Cause, EngineState, Transition
 from serving.runtime.messages import Finish, Logprob, Output, Ready, Stats
+from serving.runtime.sampling import Sampling
 
 CAPABILITIES = ("logprobs", "logit_bias", "penalties", "min_p")
 

@@ -23,8 +23,8 @@ from serving.harmony.conversation import Assistant, ToolCall
 from serving.harmony.parse import Parser
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import RETURN, Vocabulary
-from serving.job import Sampling
 from serving.runtime.messages import Fault, Logprob, Output
+from serving.runtime.sampling import Sampling
 from tests.serving.fake_engine import FakeStream
 from tests.serving.scene import Stage, finished, job, texts
 

@@ -11,7 +11,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.events import Content, Event, Finished, ToolCallArguments, ToolCallStart
 from serving.harmony.parse import Parser
 from serving.harmony.vocabulary import CONTROL_NAMES, Vocabulary
-from serving.job import Constraint, ToolForm
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.runtime.messages import Finish, Output
 
 CITY: dict[str, Any] = {

@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
+from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
 from serving.events import (
     Content,
     Reasoning,
 )
-from serving.job import Lane, Sampling
 from serving.runtime.lifecycle import EngineState
+from serving.runtime.sampling import Sampling
 from tests.serving.scene import Stage, finished, job, texts
 
 

@@ -30,7 +30,7 @@ from serving.events import ChoiceEvent, Content, Finished
 from serving.generation.prepare import prepare
 from serving.generation.request import Dialogue, GenerationRequest
 from serving.harmony.conversation import Developer, User
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 from serving.store.stores import Stores
 
 ROUTE = "responses.compact"

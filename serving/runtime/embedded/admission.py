@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serving.job import Sampling
 from serving.runtime.grammar.core import STOP_TOKENS
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 
 def refusal(

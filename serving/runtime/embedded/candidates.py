@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

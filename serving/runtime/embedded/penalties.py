@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 
 
 class Penalties:

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serving.job import Sampling
 from serving.runtime.embedded.candidates import Floats, candidates, leading, uniform
 from serving.runtime.embedded.logits import largest, repair, rows
 from serving.runtime.embedded.masks import MaskApplier
 from serving.runtime.embedded.penalties import Bias, Penalties
 from serving.runtime.messages import Logprob
+from serving.runtime.sampling import Sampling
 
 # Below this the division could overflow, and the choice is the greedy one anyway.
 LEAST_TEMPERATURE = 1e-5

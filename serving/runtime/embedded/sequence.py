@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.job import Sampling
 from serving.runtime.embedded.blocks import chain_hash, root_hash
 from serving.runtime.messages import Finish, Generate
+from serving.runtime.sampling import Sampling
 
 Indices = NDArray[np.int64]
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 from serving.runtime.trtllm import tags
 from serving.runtime.trtllm.library import Library
 

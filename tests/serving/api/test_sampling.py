@@ -13,8 +13,8 @@ from serving.api.sampling_schema import SamplingFields
 from serving.harmony.conversation import Assistant
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Sampling
 from serving.runtime.embedded.sampling import Sampler
+from serving.runtime.sampling import Sampling
 from serving.runtime.trtllm import sampling as trtllm
 from tests.serving.api.server import MODEL, Api
 

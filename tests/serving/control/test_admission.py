@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.control.admission import Admission, Ticket
+from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
-from serving.job import Lane
 
 LONG_SECONDS = 60.0
 

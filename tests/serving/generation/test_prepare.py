@@ -19,7 +19,7 @@ from serving.generation.request import (
     ToolChoice,
 )
 from serving.harmony.conversation import Assistant, Developer, ToolResult, User
-from serving.job import Sampling
+from serving.runtime.sampling import Sampling
 from serving.settings import Limits, Settings
 
 CALLER = Caller(tenant="a")

@@ -21,7 +21,7 @@ from serving.harmony.vocabulary import (
     STOP_TOKENS,
     Vocabulary,
 )
-from serving.job import Constraint, ToolForm
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.runtime.grammar.core import Compiler, Matcher
 
 CONTROL = {

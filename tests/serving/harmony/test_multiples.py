@@ -9,7 +9,7 @@ import pytest
 from serving.harmony.grammar import structural_tag
 from serving.harmony.multiples import can_be_held
 from serving.harmony.wording import in_other_words
-from serving.job import Constraint
+from serving.runtime.grammar.constraint import Constraint
 
 HALVES = {"type": "number", "multipleOf": 0.5, "minimum": 1, "exclusiveMaximum": 2.5}
 LISTED = {"enum": [1, 1.5, 2]}

@@ -13,7 +13,7 @@ import pytest
 from serving.harmony.fitting import misfit
 from serving.harmony.grammar import structural_tag
 from serving.harmony.wording import in_other_words
-from serving.job import Constraint
+from serving.runtime.grammar.constraint import Constraint
 from serving.runtime.grammar.core import STOP_TOKENS, Compiler, Matcher
 
 HARD = b'\x00\x09\x0a\x1f"\\\x7f<|u'

@@ -7,11 +7,11 @@ from typing import Any
 
 import model_assets
 from serving.engine import Limits
-from serving.job import Sampling
 from serving.runtime import replay_engine as writer
 from serving.runtime import script as scripts
 from serving.runtime.messages import Generate, Output
 from serving.runtime.replay import ReplayRuntime
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Scenario, Script, ScriptStep
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from serving.job import Sampling
 from serving.runtime.framing import FrameReader, frame
 from serving.runtime.messages import (
     FromEngine,
@@ -18,6 +17,7 @@ from serving.runtime.messages import (
     Step,
     ToEngine,
 )
+from serving.runtime.sampling import Sampling
 
 TIMEOUT_SECONDS = 20.0
 ONE = Sampling(max_tokens=1000)

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from serving.errors import ServingError
-from serving.job import Sampling
 from serving.runtime import script as scripts
 from serving.runtime.client import Stream
 from serving.runtime.lifecycle import Cause, EngineState, Policy
 from serving.runtime.messages import Output
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Scenario, Script
 from serving.runtime.supervisor import Supervisor
 

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from serving.errors import ErrorKind, ServingError
-from serving.job import Sampling
 from serving.runtime import client as client_module
 from serving.runtime.client import Connection, Stream
 from serving.runtime.framing import FrameReader, frame
@@ -25,6 +24,7 @@ from serving.runtime.messages import (
     Step,
     ToEngine,
 )
+from serving.runtime.sampling import Sampling
 
 READY = Ready("replay", "1", 64, 8192, 131_072, 32, 4096, "cpu", 0.5)
 ONE = Sampling(max_tokens=10)

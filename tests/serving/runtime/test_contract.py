@@ -17,11 +17,12 @@ from serving.control.admission import Admission
 from serving.control.callers import ANONYMOUS
 from serving.events import Finished, PromptLogprobs
 from serving.harmony.vocabulary import RETURN, STOP_TOKENS, Vocabulary
-from serving.job import Job, Sampling
+from serving.job import Job
 from serving.pipeline import Pipeline
 from serving.runtime import replay_engine
 from serving.runtime.lifecycle import EngineState, Policy
 from serving.runtime.messages import Output, Ready
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Repeat, Scenario, Script, Tokens
 from serving.runtime.supervisor import Supervisor
 from serving.settings import Deadlines

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from serving import engine
-from serving.job import Sampling
 from serving.runtime import script as scripts
 from serving.runtime.host import is_out_of_memory
 from serving.runtime.messages import (
@@ -25,6 +24,7 @@ from serving.runtime.messages import (
     Stats,
     Step,
 )
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Scenario, Script, ScriptStep
 from tests.serving.runtime.parent import ONE, Child
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.job import Sampling
 from serving.runtime.messages import (
     Abort,
     Fatal,
@@ -21,6 +20,7 @@ from serving.runtime.messages import (
     Step,
     ToEngine,
 )
+from serving.runtime.sampling import Sampling
 
 TO_ENGINE: list[ToEngine] = [
     Generate(1, [1, 2, 201_087], Sampling(max_tokens=5, seed=2**62, logit_bias={7: -1.5})),

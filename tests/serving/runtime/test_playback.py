@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.job import Sampling
 from serving.runtime.messages import Generate
 from serving.runtime.playback import Playback, between, find
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Repeat, Tokens
 
 IDS = st.lists(st.integers(min_value=0, max_value=3), min_size=1, max_size=12)

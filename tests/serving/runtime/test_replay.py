@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from serving.engine import Limits
-from serving.job import Sampling
 from serving.runtime import script as scripts
 from serving.runtime.messages import Generate, Output
+from serving.runtime.sampling import Sampling
 from serving.runtime.script import Scenario, Script
 from tests.serving.runtime.bench import TEN, Bench, bench
 

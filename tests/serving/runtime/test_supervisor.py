@@ -14,9 +14,9 @@ import pytest
 import uvloop
 
 from serving.errors import ServingError
-from serving.job import Sampling
 from serving.runtime import script as scripts
 from serving.runtime.lifecycle import Cause, EngineState, Policy, Transition
+from serving.runtime.sampling import Sampling
 from serving.runtime.supervisor import Supervisor
 from tests.serving.runtime.supervised import (
     KILL,

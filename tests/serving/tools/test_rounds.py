@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
 from serving.events import (
     BuiltInCallEnded,
@@ -22,7 +23,8 @@ from serving.events import (
     Usage,
 )
 from serving.harmony.built_in import continuation
-from serving.job import Job, Lane, Sampling
+from serving.job import Job
+from serving.runtime.sampling import Sampling
 from serving.settings import Deadlines, Tools
 from serving.tools.executors import Executors, Outcome, Toolbox
 from serving.tools.rounds import LEFT_OUT, REFUSAL, ROUND_ROUTE, Allowance, Rounds

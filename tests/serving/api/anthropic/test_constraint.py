@@ -15,8 +15,9 @@ from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.generation.prepare import prepare
 from serving.harmony.grammar import structural_tag
-from serving.job import Constraint, Job, ToolForm
+from serving.job import Job
 from serving.pipeline import Pipeline
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.settings import Settings
 from tests.serving.api.jobs import INFO
 from tests.serving.api.server import MODEL

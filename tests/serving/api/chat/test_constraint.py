@@ -11,7 +11,7 @@ import pytest
 from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.grammar import ANY_OBJECT, structural_tag
-from serving.job import Constraint, ToolForm
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.settings import Limits, Settings
 from tests.serving.api.jobs import job_of, refusal, refusal_under
 from tests.serving.fake_engine import FakeEngine

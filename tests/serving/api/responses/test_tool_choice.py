@@ -19,8 +19,9 @@ from serving.errors import ErrorKind, ServingError
 from serving.generation.prepare import prepare, render_prompt
 from serving.harmony.grammar import structural_tag
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Constraint, Job, ToolForm
+from serving.job import Job
 from serving.pipeline import Pipeline
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.runtime.lifecycle import EngineState
 from serving.settings import Settings
 from serving.telemetry.record import Record

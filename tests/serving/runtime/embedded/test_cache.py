@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from serving.job import Sampling
 from serving.runtime.embedded.cache import Cache
 from serving.runtime.embedded.sequence import Sequence
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 BLOCK = 4
 WINDOW = 8

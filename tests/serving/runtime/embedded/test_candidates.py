@@ -15,7 +15,6 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from serving.job import Sampling
 from serving.runtime.embedded.candidates import (
     Candidates,
     Floats,
@@ -26,6 +25,7 @@ from serving.runtime.embedded.candidates import (
     nucleus,
     uniform,
 )
+from serving.runtime.sampling import Sampling
 
 # Below, at and above what is folded; the last is long enough for every short cut.
 SIZES = (5, 127, 128, 1000, 40_000)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from serving.engine import KvCache, Limits
-from serving.job import Sampling
 from serving.runtime.embedded.executor import Executor
 from serving.runtime.embedded.loading import load_model
 from serving.runtime.embedded.plan import Span
 from serving.runtime.embedded.scheduler import Work
 from serving.runtime.embedded.sequence import Sequence as Running
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 VOCABULARY = 300
 MESSAGES = {

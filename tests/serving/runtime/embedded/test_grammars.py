@@ -13,9 +13,10 @@ from serving.events import Content, Event, ToolCallArguments, ToolCallStart
 from serving.harmony.grammar import structural_tag
 from serving.harmony.parse import Parser
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, START, STOP_TOKENS, Vocabulary
-from serving.job import Constraint, Sampling, ToolForm
 from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.runtime.messages import Fault, Generate, Output
+from serving.runtime.sampling import Sampling
 
 FinishAll = Callable[[EmbeddedRuntime], dict[int, Any]]
 Make = Callable[..., EmbeddedRuntime]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from serving.job import Sampling
 from serving.runtime.embedded.graphs import can_capture, padded_size
 from serving.runtime.embedded.plan import Plan, Planner, Span
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 SIZES = (1, 2, 4, 8)
 

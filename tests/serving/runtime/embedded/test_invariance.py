@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from serving.job import Sampling
 from serving.runtime.embedded.linear import fast_dtype, packs
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 Make = Callable[..., EmbeddedRuntime]
 FinishAll = Callable[[EmbeddedRuntime], dict[int, Any]]

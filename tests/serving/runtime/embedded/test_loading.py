@@ -13,13 +13,13 @@ import torch
 
 from serving import engine as engines
 from serving import machine
-from serving.job import Sampling
 from serving.runtime.embedded.checkpoint import CheckpointError
 from serving.runtime.embedded.linear import fast_dtype
 from serving.runtime.embedded.model import Model
 from serving.runtime.embedded.native.model import NativeModel
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 Load = Callable[..., EmbeddedRuntime]
 MANIFEST = engines.Engine(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-from serving.job import Sampling
 from serving.runtime.embedded.penalties import Bias, Penalties
+from serving.runtime.sampling import Sampling
 
 VOCAB = 300
 

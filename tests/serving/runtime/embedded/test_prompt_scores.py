@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from serving.job import Sampling
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate, Logprob
+from serving.runtime.sampling import Sampling
 
 Make = Callable[..., EmbeddedRuntime]
 LENGTHS = (200, 1, 2, 65, 64, 130, 33)

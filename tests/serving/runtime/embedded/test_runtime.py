@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from serving.job import Sampling
 from serving.runtime.contract import Runtime
 from serving.runtime.embedded.forward_pass import TorchPass
 from serving.runtime.embedded.model import Model
 from serving.runtime.embedded.runtime import EmbeddedRuntime
 from serving.runtime.messages import Generate, Output
+from serving.runtime.sampling import Sampling
 
 Make = Callable[..., EmbeddedRuntime]
 FinishAll = Callable[[EmbeddedRuntime], dict[int, Any]]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from serving.job import Sampling
 from serving.runtime.embedded.sampling import LEAST_LOGPROB, Sampled, Sampler
+from serving.runtime.sampling import Sampling
 
 VOCAB = 1000
 NAN, INFINITY = float("nan"), float("inf")

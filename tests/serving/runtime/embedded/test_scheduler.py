@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.job import Sampling
 from serving.runtime.embedded.cache import Cache
 from serving.runtime.embedded.scheduler import Scheduler, Work
 from serving.runtime.embedded.sequence import Sequence
 from serving.runtime.messages import Generate
+from serving.runtime.sampling import Sampling
 
 BLOCK = 4
 

@@ -28,9 +28,9 @@ from serving.engine import (
     Model,
     Precision,
 )
-from serving.job import Sampling
 from serving.runtime import replay_engine
 from serving.runtime.messages import Generate, Output
+from serving.runtime.sampling import Sampling
 from serving.runtime.trtllm import TrtllmRuntime
 from serving.runtime.trtllm.host_memory import HostMemory
 from serving.runtime.trtllm.library import Library

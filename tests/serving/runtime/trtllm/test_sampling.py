@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from serving.harmony.grammar import ANY_OBJECT, structural_tag
-from serving.job import Constraint, Sampling
+from serving.runtime.grammar.constraint import Constraint
+from serving.runtime.sampling import Sampling
 from serving.runtime.trtllm import sampling, tags
 from serving.runtime.trtllm.library import Library
 from serving.runtime.trtllm.sampling import Rules

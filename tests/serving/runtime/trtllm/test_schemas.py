@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.harmony.grammar import structural_tag
-from serving.job import Constraint
+from serving.runtime.grammar.constraint import Constraint
 from serving.runtime.messages import Generate, Output
 from serving.runtime.trtllm import TrtllmRuntime, schemas
 from serving.runtime.trtllm.schemas import LARGEST

@@ -13,10 +13,10 @@ from types import ModuleType
 import pytest
 
 from serving.errors import ErrorKind, ServingError
-from serving.job import Sampling
 from serving.runtime.client import Stream
 from serving.runtime.lifecycle import Cause, EngineState, Policy
 from serving.runtime.messages import ExitCode
+from serving.runtime.sampling import Sampling
 from serving.runtime.supervisor import Supervisor
 from serving.watch import Watch
 

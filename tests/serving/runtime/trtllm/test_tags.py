@@ -21,7 +21,7 @@ from serving.harmony.vocabulary import (
     RETURN,
     Vocabulary,
 )
-from serving.job import Constraint, ToolForm
+from serving.runtime.grammar.constraint import Constraint, ToolForm
 from serving.runtime.grammar.core import Compiler, Matcher
 from serving.runtime.messages import Generate, Output
 from serving.runtime.trtllm import TrtllmRuntime, strings, tags
