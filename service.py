@@ -24,11 +24,11 @@ from bentoml.exceptions import BentoMLConfigException, NotFound
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.announcement import address_of, announce
-from serving.api.server import Server
 from serving.app import create_app
-from serving.garbage import set_aside
-from serving.parent import end_for_worker, end_with_engine, leave_with_parent
+from serving.hosting.announcement import address_of, announce
+from serving.hosting.garbage import set_aside
+from serving.hosting.parent import end_for_worker, end_with_engine, leave_with_parent
+from serving.protocols.edge.server import Server
 from serving.settings import SettingsError, load_settings
 from serving.telemetry.logs import take_over
 
@@ -61,7 +61,7 @@ try:
 except SettingsError as error:
     raise BentoMLConfigException(str(error)) from None  # one line on the terminal, no traceback
 if bentoml.server_context.worker_index is None:  # not in the worker, which needs no circus
-    from serving.arbiter import guard
+    from serving.hosting.arbiter import guard
 
     guard(settings.http)
     if settings.supervision.exit_when_failed:

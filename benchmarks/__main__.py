@@ -17,7 +17,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from benchmarks.report import RESULTS, SUMMARY_NAME
-from serving.runtime.process import ENVIRONMENT
+from serving.boundary.process import ENVIRONMENT
 
 NAMES = ("harmony", "boundary", "request", "embedded", "stall", "serving", "first_byte")
 KNOWN = (*NAMES, "build", "gpu")

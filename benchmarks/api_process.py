@@ -80,7 +80,7 @@ def _command(host: Host, port: int) -> list[str]:
 def make_app() -> object:
     """Returns the service's ASGI app, for `uvicorn --factory`."""
     from serving.app import create_app
-    from serving.garbage import set_aside
+    from serving.hosting.garbage import set_aside
     from serving.settings import load_settings
 
     return create_app(load_settings(), on_loaded=set_aside)
@@ -110,7 +110,7 @@ def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
 def _find(port: int, root: psutil.Process) -> ApiProcess:
     """Returns the API process: the parent of the engine's host process."""
     for process in root.children(recursive=True):
-        if "serving.runtime.host" in process.cmdline():
+        if "serving.engines.host" in process.cmdline():
             parent = process.parent()
             if parent is not None:
                 return ApiProcess(port, parent, process)

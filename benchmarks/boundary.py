@@ -18,11 +18,11 @@ import uvloop
 
 import model_assets
 from benchmarks import report
-from serving.runtime import replay_engine
-from serving.runtime.client import Stream
-from serving.runtime.sampling import Sampling
-from serving.runtime.script import Repeat, Scenario, Script
-from serving.runtime.supervisor import Supervisor
+from serving.boundary.client import Stream
+from serving.boundary.sampling import Sampling
+from serving.boundary.supervisor import Supervisor
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Repeat, Scenario, Script
 
 STREAMS = 64
 PACE_SECONDS = 0.002

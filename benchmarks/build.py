@@ -27,7 +27,7 @@ from benchmarks import report
 from benchmarks.build_step import STEPS, Cost, shape
 from benchmarks.synthetic import generate
 from engine_build import durable
-from serving.machine import processors
+from serving.hosting.machine import processors
 
 ROOM = report.STATE / "build"
 MOVING = ("verify", "place", "repack", "shard")

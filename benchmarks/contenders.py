@@ -72,7 +72,7 @@ class Engine(Embedded):
 
     def load(self, checkpoint: Path, dtype: str) -> None:
         """Loads as the engine process does; `dtype` is the engine's."""
-        from serving.runtime.embedded.runtime import EmbeddedRuntime
+        from serving.engines.embedded.runtime import EmbeddedRuntime
 
         self._runtime = EmbeddedRuntime.load(checkpoint)
 

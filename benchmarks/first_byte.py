@@ -30,9 +30,9 @@ from benchmarks import random_engine, report
 from benchmarks.api_process import ROOT, Host, free_port, serving, wait_until_ready
 from benchmarks.http_load import StreamClient, StreamResult, chat_request, load
 from benchmarks.serving import MODEL, PACE_SECONDS, PROMPT, TEXT, check
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Repeat, Scenario, Script, Tokens
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
-from serving.runtime import replay_engine
-from serving.runtime.script import Repeat, Scenario, Script, Tokens
 
 STREAMS = 64
 STEP_TOKENS = 4

@@ -25,9 +25,9 @@ from rich.console import Console
 from benchmarks import limits, report
 from benchmarks.checkpoints import TINY, TWENTY_BILLION, Shape, ensure
 from benchmarks.runtime import BLOCK_TOKENS, open_runtime, run
-from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.engines.embedded.runtime import EmbeddedRuntime
 
-TESTS = "tests/serving/runtime/embedded"
+TESTS = "tests/serving/engines/embedded"
 DEVICE_VARIABLE = "EMBEDDED_DEVICE"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import model_assets
 from benchmarks.checkpoints import Shape
-from serving import engine
-from serving.engine import (
+from serving.boundary import engine
+from serving.boundary.engine import (
     Architecture,
     CudaGraphs,
     Device,

@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from serving.machine import processors
+from serving.hosting.machine import processors
 
 STATE = Path(".state/benchmarks")
 CHECKPOINTS = STATE / "checkpoints"

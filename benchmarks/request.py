@@ -21,20 +21,20 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.serving import MODEL, write_paced_engine
-from serving.api.body import decode
-from serving.api.chat.facts import ChatFacts
-from serving.api.chat.request import generation_request
-from serving.api.chat.schema import ChatRequest
-from serving.api.chat.stream import ChatStream
-from serving.api.generation import RequestInfo
 from serving.app import create_app
-from serving.backend import Backend
+from serving.boundary.lifecycle import EngineState, Transition
+from serving.boundary.supervisor import Supervisor
 from serving.control.callers import ANONYMOUS
 from serving.events import Content
+from serving.fleet.service import Supervised
+from serving.generation.backend import Backend
 from serving.generation.prepare import prepare as make_job
-from serving.lifecycle import Supervised
-from serving.runtime.lifecycle import EngineState, Transition
-from serving.runtime.supervisor import Supervisor
+from serving.protocols.chat.facts import ChatFacts
+from serving.protocols.chat.request import generation_request
+from serving.protocols.chat.schema import ChatRequest
+from serving.protocols.chat.stream import ChatStream
+from serving.protocols.edge.body import decode
+from serving.protocols.edge.generation import RequestInfo
 from serving.settings import Settings
 
 MESSAGES = 31

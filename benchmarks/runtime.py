@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.timeline import Timeline
-from serving.engine import KvCache, Limits
-from serving.runtime.embedded.runtime import DTYPES, EmbeddedRuntime
-from serving.runtime.messages import Generate
-from serving.runtime.sampling import Sampling
+from serving.boundary.engine import KvCache, Limits
+from serving.boundary.messages import Generate
+from serving.boundary.sampling import Sampling
+from serving.engines.embedded.runtime import DTYPES, EmbeddedRuntime
 
 BLOCK_TOKENS = 32
 

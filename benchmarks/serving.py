@@ -22,13 +22,13 @@ from benchmarks import checkpoints, random_engine, report
 from benchmarks.api_process import ApiProcess, Host, serving
 from benchmarks.http_load import StreamResult, chat_request, load
 from benchmarks.worker import Worker
-from serving.engine import RANKS_PATH, Limits
+from serving.boundary.engine import RANKS_PATH, Limits
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Repeat, Scenario, Script, Tokens
 from serving.harmony.conversation import Conversation, System, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import CHANNEL, MESSAGE, Vocabulary
-from serving.machine import processors
-from serving.runtime import replay_engine
-from serving.runtime.script import Repeat, Scenario, Script, Tokens
+from serving.hosting.machine import processors
 
 MODEL = "openai/gpt-oss-120b"
 PROMPT = "Write about the weather."

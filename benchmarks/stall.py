@@ -19,7 +19,7 @@ import torch
 from benchmarks import report
 from benchmarks.checkpoints import SMALL, Shape, ensure
 from benchmarks.runtime import BLOCK_TOKENS, greedy, open_runtime
-from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.engines.embedded.runtime import EmbeddedRuntime
 
 THREADS = 2
 STREAM_PROMPT_TOKENS = 64

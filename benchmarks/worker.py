@@ -20,7 +20,7 @@ import msgspec
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import STATE
 from benchmarks.timeline import Timeline
-from serving.runtime.process import ENVIRONMENT
+from serving.boundary.process import ENVIRONMENT
 
 LOGS = STATE / "logs"
 

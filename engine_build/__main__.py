@@ -22,7 +22,7 @@ from engine_build.profiles import profile as profiles
 from engine_build.progress import Steps
 from engine_build.proof import golden
 from engine_build.settle import Settled, cpu_lines, make_plan, settle
-from serving.engine import EngineError
+from serving.boundary.engine import EngineError
 
 app = typer.Typer(
     add_completion=False,

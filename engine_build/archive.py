@@ -26,8 +26,8 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.occupancy import alone, swap
 from engine_build.place import State
 from engine_build.progress import Steps
-from serving import engine
-from serving.engine import MANIFEST_NAME, Engine, EngineError, File
+from serving.boundary import engine
+from serving.boundary.engine import MANIFEST_NAME, Engine, EngineError, File
 
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

@@ -15,7 +15,7 @@ import msgspec
 from engine_build import durable
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
-from serving.engine import File
+from serving.boundary.engine import File
 
 RECORD_NAME = "assembled.json"
 

@@ -17,8 +17,8 @@ from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from engine_build.proof import gate as gates
 from engine_build.proof import ranks
-from serving import engine
-from serving.engine import Engine, EngineError, Golden
+from serving.boundary import engine
+from serving.boundary.engine import Engine, EngineError, Golden
 
 if TYPE_CHECKING:
     from engine_build.report import Made

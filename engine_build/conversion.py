@@ -22,8 +22,8 @@ from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from engine_build.weights import contents, quantise, shard, tensors
-from serving import machine
-from serving.engine import CHECKPOINT_DIRECTORY
+from serving.boundary.engine import CHECKPOINT_DIRECTORY
+from serving.hosting import machine
 
 SPARE_BYTES = 100_000_000
 """What has to stay free on the disk."""

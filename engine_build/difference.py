@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.engine import Engine, Golden
+from serving.boundary.engine import Engine, Golden
 
 _APART = frozenset({"digest", "files", "golden"})
 

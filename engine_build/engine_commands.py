@@ -14,7 +14,7 @@ from engine_build import archive, difference, durable, place, publish, show, tun
 from engine_build.find import find
 from engine_build.occupancy import alone
 from engine_build.progress import Steps
-from serving import engine
+from serving.boundary import engine
 
 EngineName = Annotated[str, typer.Argument(help="A directory, an engine's name, or NAME:VERSION.")]
 Archive = Annotated[Path, typer.Argument(help="A tar file.")]

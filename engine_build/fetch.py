@@ -21,7 +21,7 @@ from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from model_assets import manifest
 from model_assets.manifest import ManifestError
-from serving.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Architecture, Model
+from serving.boundary.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Architecture, Model
 
 ASSETS = Path(model_assets.__file__).parent
 RANKS = ASSETS / RANKS_PATH

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
-from serving.engine import MANIFEST_NAME
+from serving.boundary.engine import MANIFEST_NAME
 
 
 def find(name: str, state: State, store: Path) -> Path:

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from engine_build import durable
 from engine_build.profiles.profile import Profile
-from serving import engine
-from serving.engine import Architecture, Engine, File, Gate, Golden, Model
+from serving.boundary import engine
+from serving.boundary.engine import Architecture, Engine, File, Gate, Golden, Model
 
 Part = TypeVar("Part", bound=msgspec.Struct)
 

@@ -12,10 +12,10 @@ from engine_build.fetch import Given, Published
 from engine_build.place import State, existing
 from engine_build.profiles.cpu_plan import gb
 from engine_build.settle import Settled, building_bytes, plan_cpu
-from serving import machine
+from serving.hosting import machine
 
 COMPILER = "gcc"
-"""As serving/runtime/embedded/native/library.py calls it."""
+"""As serving/engines/embedded/native/library.py calls it."""
 
 
 def check(settled: Settled, source: Given | Published, state: State) -> None:

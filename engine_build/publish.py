@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
-from serving import engine
+from serving.boundary import engine
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from serving.boundary.engine import Engine
 
 VERSION_DIGITS = 16
 STORE_MANIFEST = "model.yaml"

@@ -16,7 +16,7 @@ from engine_build.profiles.profile import Profile
 from engine_build.proof import gate
 from engine_build.settle import Settled
 from model_assets import manifest
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 
 
 def of_fetch(described: manifest.Checkpoint, source: Given | Published | Compact) -> Iterator[str]:

@@ -11,7 +11,7 @@ import msgspec
 from engine_build import conversion, durable
 from engine_build.progress import Step
 from engine_build.proof import ranks
-from serving.engine import Engine, Gate
+from serving.boundary.engine import Engine, Gate
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from engine_build.profiles.plan import Plan
 from engine_build.profiles.profile import PrecisionChange, Profile
 from engine_build.profiles.trtllm_fields import FieldList
 from engine_build.proof import gate
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 
 
 @dataclass(frozen=True, slots=True)

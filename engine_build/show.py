@@ -12,8 +12,8 @@ from engine_build.durable import Advance
 from engine_build.failure import BuildError
 from engine_build.place import State
 from engine_build.proof import gate
-from serving import engine
-from serving.engine import MANIFEST_NAME, Engine, EngineError
+from serving.boundary import engine
+from serving.boundary.engine import MANIFEST_NAME, Engine, EngineError
 
 AGAIN = "Build the engine again with --force"
 

@@ -1,7 +1,7 @@
 """Starts an engine once and runs the shapes that it will serve, so that later starts need not tune.
 
 TensorRT-LLM tunes kernels, compiles them and captures graphs when a shape is first met, and keeps
-what can be kept below the engine's cache/ (serving/runtime/trtllm/environment.py). The embedded
+what can be kept below the engine's cache/ (serving/engines/trtllm/environment.py). The embedded
 runtime keeps nothing between starts: its tuning only shows what a start and the first requests
 cost. Files below cache/ are rewritten by the runtime, so they are no part of the engine's digest.
 """
@@ -19,11 +19,11 @@ import msgspec
 from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import probe
-from serving import engine
-from serving.engine import Engine
+from serving.boundary import engine
+from serving.boundary.contract import EngineHandle
+from serving.boundary.engine import Engine
+from serving.boundary.sampling import Sampling
 from serving.errors import ServingError
-from serving.runtime.contract import EngineHandle
-from serving.runtime.sampling import Sampling
 
 KEEPING = frozenset({"trtllm"})
 """Runtimes that keep something below cache/."""

@@ -19,10 +19,10 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
 from engine_build.proof import golden, probe
 from engine_build.tune import Shape
-from serving.engine import Engine
+from serving.boundary.contract import EngineHandle
+from serving.boundary.engine import Engine
+from serving.boundary.sampling import Sampling
 from serving.errors import ServingError
-from serving.runtime.contract import EngineHandle
-from serving.runtime.sampling import Sampling
 
 DECODED_TOKENS = 64
 SHORT_TOKENS = 16

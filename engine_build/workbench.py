@@ -11,7 +11,7 @@ from engine_build.conversion import Conversion
 from engine_build.fetch import Checkpoint
 from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
-from serving.engine import Engine, File
+from serving.boundary.engine import Engine, File
 
 
 @dataclass(frozen=True, slots=True)

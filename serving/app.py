@@ -19,23 +19,23 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import Scope
 
-from serving import machine
-from serving.api.addressing import Addressing, OneHost
-from serving.api.door import Door
-from serving.api.edge import Edge
-from serving.api.limits import RequestLimits
-from serving.api.origins import Origins
-from serving.api.responses.background import Background
-from serving.api.routes import all_routes
-from serving.api.wire.slots import Slots
+from serving.boundary.encoder.client import Encoder
+from serving.boundary.encoder.description import EncoderError, locate, read
+from serving.boundary.engine import SERVED_NAMES
+from serving.boundary.lifecycle import EngineState, Policy, Transition
+from serving.boundary.supervisor import Supervisor
 from serving.control.callers import ANONYMOUS, Caller
 from serving.control.drain import Drain, Phase
-from serving.engine import SERVED_NAMES
-from serving.lifecycle import Launch, Service, Supervised
-from serving.runtime.encoder.client import Encoder
-from serving.runtime.encoder.description import EncoderError, locate, read
-from serving.runtime.lifecycle import EngineState, Policy, Transition
-from serving.runtime.supervisor import Supervisor
+from serving.fleet.service import Launch, Service, Supervised
+from serving.hosting import machine
+from serving.protocols.edge.addressing import Addressing, OneHost
+from serving.protocols.edge.door import Door
+from serving.protocols.edge.edge import Edge
+from serving.protocols.edge.limits import RequestLimits
+from serving.protocols.edge.origins import Origins
+from serving.protocols.edge.wire.slots import Slots
+from serving.protocols.responses.background import Background
+from serving.protocols.routes import all_routes
 from serving.settings import Settings, SettingsError, Store, Supervision
 from serving.store.access import Change, Way
 from serving.store.stores import Stores

@@ -81,7 +81,7 @@ class Served:
 
     def engine(self) -> psutil.Process:
         """Returns the engine's process."""
-        hosts = [p for p in self.processes() if "serving.runtime.host" in " ".join(p.cmdline())]
+        hosts = [p for p in self.processes() if "serving.engines.host" in " ".join(p.cmdline())]
         assert len(hosts) == 1
         return hosts[0]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import model_assets
-from serving.engine import Limits
-from serving.runtime import replay_engine as writer
-from serving.runtime.script import Script
+from serving.boundary.engine import Limits
+from serving.engines.replay import directory as writer
+from serving.engines.replay.script import Script
 
 ReplayEngine = Callable[..., Path]
 

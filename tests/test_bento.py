@@ -11,10 +11,10 @@ import yaml
 
 import model_assets
 from engine_build import publish
-from serving.engine import Limits
+from serving.boundary.engine import Limits
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Scenario, Script, Tokens
 from serving.harmony import vocabulary as words
-from serving.runtime import replay_engine
-from serving.runtime.script import Scenario, Script, Tokens
 from tests.commands import REPOSITORY, bentoml, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

@@ -20,7 +20,7 @@ import pytest
 from engine_build import durable
 from model_assets import manifest
 from model_assets.development import expand
-from serving import engine
+from serving.boundary import engine
 from tests.commands import REPOSITORY, run, serve
 from tests.development import COMMAND
 

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
-from serving import engine
+from serving.boundary import engine
 from tests.commands import Served, run, serve
 from tests.development import COMMAND, MODEL, Machine
 

@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 import model_assets
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Delay, Scenario, Script, ScriptStep, Tokens
 from serving.harmony import vocabulary as words
 from serving.harmony.vocabulary import Vocabulary
-from serving.runtime import replay_engine
-from serving.runtime.script import Delay, Scenario, Script, ScriptStep, Tokens
 from serving.settings import Store
 from serving.store.stores import Stores
 from tests.commands import Served, serve

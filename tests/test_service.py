@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 import model_assets
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Delay, Scenario, Script, ScriptStep, Tokens
 from serving.harmony import vocabulary as words
 from serving.harmony.vocabulary import Vocabulary
-from serving.runtime import replay_engine
-from serving.runtime.script import Delay, Scenario, Script, ScriptStep, Tokens
 from tests.commands import Served, serve
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"

@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 
 ENVIRONMENT = Path(sys.prefix)
 GRAMMAR = ("apache-tvm-ffi==0.1.15.post2", "xgrammar==0.2.8")
-"""As in requirements.lock and requirements-nodeps.lock; `serving.runtime.grammar.library` looks
+"""As in requirements.lock and requirements-nodeps.lock; `serving.grammar.library` looks
 for them in `grammar` of the environment."""
 
 _OPEN = "include-system-site-packages = true"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.engine import Architecture, Mesh
+from serving.boundary.engine import Architecture, Mesh
 
 BF16_BYTES = 2
 MXFP4_BYTES = 17 / 32

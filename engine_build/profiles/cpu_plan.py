@@ -13,13 +13,13 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import architecture_bytes as parts
 from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
-from serving.engine import Architecture, Limits
-from serving.runtime.embedded.capacity import pools
+from serving.boundary.engine import Architecture, Limits
+from serving.engines.embedded.capacity import pools
 
 PROCESS_BYTES = 700_000_000
 """The service without a model: Python and torch, the API process, grammars, embeddings."""
 MOST_UNPACKED_BYTES = 1 << 30
-"""As in serving/runtime/embedded/native/model.py: experts that take more in bfloat16 stay MXFP4."""
+"""As in serving/engines/embedded/native/model.py: experts that take more in bfloat16 stay MXFP4."""
 LOGIT_COPIES = 4
 """bfloat16, and float32 for the sampler, for each sequence of a batch."""
 
@@ -155,7 +155,7 @@ class _Hold:
         return blocks * held.block_tokens * row
 
     def step(self) -> int:
-        """As `lay_out` of serving/runtime/embedded/native/model.h, a token."""
+        """As `lay_out` of serving/engines/embedded/native/model.h, a token."""
         shape, limits = self._shape, self._profile.limits
         hidden, inner = shape.hidden_size, shape.intermediate_size
         width = shape.num_attention_heads * shape.head_dim

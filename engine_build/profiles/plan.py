@@ -14,7 +14,7 @@ from engine_build.profiles import architecture_bytes as parts
 from engine_build.profiles import arguments
 from engine_build.profiles.gpus import MIB, Gpu
 from engine_build.profiles.profile import Profile
-from serving.engine import Architecture, Mesh
+from serving.boundary.engine import Architecture, Mesh
 
 LENGTHS = (1024, 4096, 16384, 65536)
 """Sequence lengths, in tokens, for which concurrency is told, besides max_seq_len."""

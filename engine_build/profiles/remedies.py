@@ -16,7 +16,7 @@ from engine_build.failure import BuildError
 from engine_build.profiles import experts, overlay, plan
 from engine_build.profiles.gpus import Gpu
 from engine_build.profiles.profile import Profile
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 
 LEAST_STEP_TOKENS = 512
 LENGTH_STEP_TOKENS = 1024

@@ -24,8 +24,8 @@ from engine_build.progress import Steps
 from engine_build.proof import exam, golden_prompts, probe, questions
 from engine_build.proof.divergence import least_divergence
 from engine_build.proof.probe import Answer, Question
-from serving import engine
-from serving.engine import Comparison, Engine, Gate, Golden, Precision
+from serving.boundary import engine
+from serving.boundary.engine import Comparison, Engine, Gate, Golden, Precision
 
 TOKENS_A_QUESTION = 48
 DIGITS = 6

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import golden_prompts, ranks
-from serving import engine
-from serving.engine import Engine, Golden
-from serving.runtime.contract import Runtime
-from serving.runtime.host import RUNTIMES, Loadable
-from serving.runtime.messages import Generate
-from serving.runtime.process import ENVIRONMENT
-from serving.runtime.sampling import Sampling
+from serving.boundary import engine
+from serving.boundary.contract import Runtime
+from serving.boundary.engine import Engine, Golden
+from serving.boundary.messages import Generate
+from serving.boundary.process import ENVIRONMENT
+from serving.boundary.sampling import Sampling
+from serving.engines.host import RUNTIMES, Loadable
 
 
 def record(directory: Path, built: Engine) -> tuple[Golden, ...]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine_build.failure import BuildError, ExitCode
+from serving.boundary.contract import EngineHandle
+from serving.boundary.lifecycle import EngineState, Policy
+from serving.boundary.sampling import Sampling
+from serving.boundary.supervisor import Supervisor
 from serving.errors import ServingError
 from serving.harmony.vocabulary import CALL, RETURN
-from serving.runtime.contract import EngineHandle
-from serving.runtime.lifecycle import EngineState, Policy
-from serving.runtime.sampling import Sampling
-from serving.runtime.supervisor import Supervisor
 
 ALTERNATIVES = 20
 """As many likeliest tokens as a request may ask for."""

@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 
 from engine_build.proof.ranks import LOGITS_NAME, Answer, Task, answer_name, read_task
-from serving.runtime.embedded.kv_store import KvStore
-from serving.runtime.embedded.linear import fast_dtype
-from serving.runtime.embedded.loading import load_model
-from serving.runtime.embedded.model import Model
-from serving.runtime.embedded.parallel import load_rank
-from serving.runtime.embedded.plan import Planner, Span
-from serving.runtime.embedded.runtime import DTYPES
+from serving.engines.embedded.kv_store import KvStore
+from serving.engines.embedded.linear import fast_dtype
+from serving.engines.embedded.loading import load_model
+from serving.engines.embedded.model import Model
+from serving.engines.embedded.parallel import load_rank
+from serving.engines.embedded.plan import Planner, Span
+from serving.engines.embedded.runtime import DTYPES
 
 BLOCK_TOKENS = 32
 RESERVED_BLOCKS = 1

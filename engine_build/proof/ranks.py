@@ -19,9 +19,10 @@ import msgspec
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import REPOSITORY
 from engine_build.proof import golden_prompts
-from serving import engine, machine
-from serving.engine import CHECKPOINT_DIRECTORY, Engine
-from serving.runtime.process import ENVIRONMENT
+from serving.boundary import engine
+from serving.boundary.engine import CHECKPOINT_DIRECTORY, Engine
+from serving.boundary.process import ENVIRONMENT
+from serving.hosting import machine
 
 COMPARED_TOKENS = 16
 """Of each golden prompt's answer."""

@@ -28,7 +28,7 @@ from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.weights import fp8
 from engine_build.weights.contents import is_cut
-from serving.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Engine
+from serving.boundary.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Engine
 from serving.harmony.conversation import Assistant, Conversation, ReasoningEffort, System, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import Vocabulary, VocabularyError
@@ -141,7 +141,7 @@ def measure(directory: Path, built: Engine) -> Scales:
     """
     # Here, because torch takes a while.
     from engine_build.weights.calibration_probe import probe
-    from serving.runtime.embedded.checkpoint import CheckpointError, read_config
+    from serving.engines.embedded.checkpoint import CheckpointError, read_config
 
     if is_cut(built.runtime, built.mesh):
         raise BuildError(

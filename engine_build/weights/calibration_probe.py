@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from serving.runtime.embedded.experts import Experts
-from serving.runtime.embedded.kv_store import KvStore
-from serving.runtime.embedded.loading import load_model
-from serving.runtime.embedded.model import Model
-from serving.runtime.embedded.plan import Planner, Span
+from serving.engines.embedded.experts import Experts
+from serving.engines.embedded.kv_store import KvStore
+from serving.engines.embedded.loading import load_model
+from serving.engines.embedded.model import Model
+from serving.engines.embedded.plan import Planner, Span
 
 BLOCK_TOKENS = 32
 RESERVED_BLOCKS = 1

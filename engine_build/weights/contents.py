@@ -14,8 +14,8 @@ from typing import Protocol
 from engine_build.weights import inventory, layout, quantise, shard, tensors
 from engine_build.weights.inventory import Sizes
 from engine_build.weights.tensor_file import Spec, read_header
-from serving.engine import CHECKPOINT_DIRECTORY, Engine
-from serving.runtime.embedded.place import Place
+from serving.boundary.engine import CHECKPOINT_DIRECTORY, Engine
+from serving.engines.embedded.place import Place
 
 
 class Mesh(Protocol):

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from engine_build.failure import BuildError, ExitCode
 from engine_build.weights.inventory import EMBEDDING, HEAD, MXFP4_BLOCK, Sizes
 from engine_build.weights.tensor_file import Bytes, Spec
-from serving.runtime.embedded.place import Place
+from serving.engines.embedded.place import Place
 
 GATE_AND_UP = 2
 

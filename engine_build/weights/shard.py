@@ -21,7 +21,7 @@ from engine_build.weights import layout, tensors
 from engine_build.weights.inventory import Sizes
 from engine_build.weights.tensor_file import Bytes, Spec, Written, write
 from engine_build.weights.tensors import Tensors
-from serving.runtime.embedded.place import Place
+from serving.engines.embedded.place import Place
 
 REPORT_NAME = "sharding.json"
 

@@ -41,7 +41,7 @@ from model_assets.development.rows import Rows, junk_words, large_number, number
 from model_assets.development.shape import Shape
 from model_assets.development.training import Plan, Step, train
 from model_assets.development.workers import joined
-from serving.engine import sha256
+from serving.boundary.engine import sha256
 from serving.harmony.render import render, render_completion
 from serving.harmony.vocabulary import Vocabulary
 

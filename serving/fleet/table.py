@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving.backend import Backend
 from serving.errors import ErrorKind, ServingError
+from serving.generation.backend import Backend
 
 
 class Fleet:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from serving.boundary.sampling import Sampling
 from serving.errors import ErrorKind, ServingError
 from serving.generation.request import Dialogue, Function, ToolChoice
-from serving.harmony.grammar import ANY_OBJECT, structural_tag
-from serving.harmony.json_schema import Bounds, SchemaError, check
-from serving.runtime.grammar.constraint import Constraint, ToolForm
-from serving.runtime.sampling import Sampling
+from serving.grammar.constraint import Constraint, ToolForm
+from serving.grammar.json_schema import Bounds, SchemaError, check
+from serving.grammar.structural_tag import ANY_OBJECT, structural_tag
 from serving.settings import Limits
 
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}

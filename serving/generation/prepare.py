@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import msgspec
 
-from serving.backend import Backend
+from serving.boundary.messages import Ready
+from serving.boundary.sampling import Sampling
 from serving.errors import ErrorKind, ServingError
+from serving.generation.backend import Backend
 from serving.generation.constraint import Binding, bind, offered, require_tools
+from serving.generation.job import Job
 from serving.generation.request import Dialogue, GenerationRequest, Prompt
 from serving.harmony.conversation import Conversation, Developer, FunctionTool, System, Turn, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import STOP_TOKENS
-from serving.job import Job
-from serving.runtime.messages import Ready
-from serving.runtime.sampling import Sampling
 from serving.settings import Settings
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from serving.boundary.sampling import Sampling
 from serving.control.callers import Caller
 from serving.control.lanes import Lane
 from serving.harmony.built_in import recipients
 from serving.harmony.conversation import BuiltInTool, ReasoningEffort, Turn
-from serving.runtime.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

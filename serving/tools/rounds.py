@@ -28,11 +28,11 @@ from serving.events import (
     ToolCallArguments,
     Usage,
 )
+from serving.generation.job import Job
+from serving.generation.pipeline import Events
+from serving.grammar.structural_tag import structural_tag
 from serving.harmony.built_in import continuation
-from serving.harmony.grammar import structural_tag
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Job
-from serving.pipeline import Events
 from serving.tools.executors import Executors
 
 ROUND_ROUTE: Final = "responses.round"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.quantization_config import Mxfp4Config
 
 from benchmarks.checkpoints import SMALL, TINY, TWENTY_BILLION, Shape, ensure, mxfp4
-from serving.runtime.embedded.loading import load_model
+from serving.engines.embedded.loading import load_model
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from benchmarks.embedded import CACHED, CODED, COLD, MANY, OWN, PEER, PREFILL, S
 from benchmarks.limits import Limits
 from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker, WorkerError
-from serving import engine
+from serving.boundary import engine
 
 
 class Steady:

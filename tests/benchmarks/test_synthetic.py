@@ -13,7 +13,7 @@ from engine_build import durable
 from engine_build.weights import inventory, tensors
 from engine_build.weights.tensor_file import header
 from model_assets import manifest
-from serving.runtime.embedded.loading import load_model
+from serving.engines.embedded.loading import load_model
 from tests.engine_build.checkpoints import SMALL
 
 SHAPE = msgspec.structs.replace(SMALL, vocab_size=640)

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 
 import model_assets
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Scenario, Script, Tokens
 from serving.harmony.conversation import Assistant, ToolCall
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import Vocabulary
-from serving.runtime import replay_engine
-from serving.runtime.script import Scenario, Script, Tokens
 from tests.commands import serve
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"

@@ -16,7 +16,7 @@ from engine_build.place import State
 from engine_build.profiles.profile import Profile, load
 from engine_build.progress import Steps
 from engine_build.proof.ranks import Comparison
-from serving.engine import Architecture, Engine, Golden, Model
+from serving.boundary.engine import Architecture, Engine, Golden, Model
 from tests.engine_build.checkpoints import TINY, make
 
 FIRST, SECOND = "model-00001.safetensors", "model-00002.safetensors"

@@ -13,8 +13,8 @@ import pytest
 from engine_build import archive
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
-from serving import engine
-from serving.engine import EngineError, File
+from serving.boundary import engine
+from serving.boundary.engine import EngineError, File
 from tests.engine_build.scene import FIRST, SECOND, Scene, furnish
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

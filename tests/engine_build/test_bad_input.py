@@ -22,8 +22,8 @@ from engine_build.place import State
 from engine_build.proof import golden
 from engine_build.weights import tensors
 from engine_build.weights.tensor_file import Spec, open_file, write
-from serving import engine
-from serving.engine import Golden
+from serving.boundary import engine
+from serving.boundary.engine import Golden
 from tests.engine_build.checkpoints import TINY, describe, make
 
 FORK = multiprocessing.get_context("fork")

@@ -17,8 +17,8 @@ from bentoml._internal.models import ModelStore
 from engine_build import publish
 from engine_build.failure import BuildError, ExitCode
 from engine_build.report import Report
-from serving import engine
-from serving.engine import Engine, EngineError
+from serving.boundary import engine
+from serving.boundary.engine import Engine, EngineError
 from tests.engine_build.scene import FIRST, SECOND, Scene, furnish
 
 # BentoML 1.4.39 makes its patterns in a way that pathspec warns of.

@@ -16,7 +16,7 @@ from engine_build import conversion, durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.report import Report
 from engine_build.weights import contents, layout, quantise, shard
-from serving import engine
+from serving.boundary import engine
 from tests.engine_build.scene import FIRST, Scene, furnish
 
 # BentoML 1.4.39 makes its patterns in a way that pathspec warns of.

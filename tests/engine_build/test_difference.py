@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from engine_build.difference import differences
-from serving import engine
-from serving.engine import Engine, File, Golden
+from serving.boundary import engine
+from serving.boundary.engine import Engine, File, Golden
 from tests.engine_build.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

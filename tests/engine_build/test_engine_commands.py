@@ -11,9 +11,9 @@ from engine_build import durable, publish
 from engine_build.failure import ExitCode
 from engine_build.fetch import RANKS
 from engine_build.place import State
-from serving import engine
-from serving.runtime import replay_engine
-from serving.runtime.script import Repeat, Scenario, Script
+from serving.boundary import engine
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Repeat, Scenario, Script
 from tests.engine_build.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

@@ -14,7 +14,7 @@ from engine_build.fetch import Compact, Given, Published
 from engine_build.place import State
 from engine_build.profiles import profile
 from engine_build.progress import Steps
-from serving.engine import RANKS_PATH
+from serving.boundary.engine import RANKS_PATH
 from tests.engine_build.checkpoints import TINY, describe, make
 
 STEPS = Steps(Console(file=io.StringIO()))

@@ -16,7 +16,7 @@ from engine_build.fetch import Published
 from engine_build.hub import HubError
 from engine_build.place import State
 from engine_build.settle import settle
-from serving import machine
+from serving.hosting import machine
 
 Check = Callable[[], None]
 

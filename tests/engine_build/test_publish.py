@@ -10,10 +10,10 @@ import yaml
 
 from engine_build import publish
 from engine_build.fetch import RANKS
-from serving import engine
-from serving.engine import Device, Engine, Model, Precision
-from serving.runtime import replay_engine
-from serving.runtime.script import Repeat, Scenario, Script
+from serving.boundary import engine
+from serving.boundary.engine import Device, Engine, Model, Precision
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Repeat, Scenario, Script
 from tests.engine_build.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

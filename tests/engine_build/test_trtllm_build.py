@@ -16,8 +16,8 @@ from engine_build.build import build
 from engine_build.proof import exam, gate, golden_prompts, questions
 from engine_build.settle import settle
 from engine_build.tune import Shape
-from serving import engine
-from serving.engine import Engine, Precision
+from serving.boundary import engine
+from serving.boundary.engine import Engine, Precision
 from tests.engine_build.scene import Scene, furnish
 
 DOUBLES = Path(__file__).parents[1] / "doubles"

@@ -11,10 +11,10 @@ from engine_build import publish, tune
 from engine_build.failure import BuildError
 from engine_build.fetch import RANKS
 from engine_build.tune import Shape
-from serving import engine
-from serving.engine import CudaGraphs, Engine, Limits
-from serving.runtime import replay_engine
-from serving.runtime.script import Raise, Repeat, Scenario, Script, ScriptStep
+from serving.boundary import engine
+from serving.boundary.engine import CudaGraphs, Engine, Limits
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Raise, Repeat, Scenario, Script, ScriptStep
 from tests.engine_build.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

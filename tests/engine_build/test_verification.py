@@ -15,10 +15,10 @@ from engine_build.fetch import RANKS
 from engine_build.proof import golden
 from engine_build.tune import Shape
 from engine_build.verification import Report
-from serving import engine
-from serving.engine import Engine, Golden, Limits, Mesh
-from serving.runtime import replay_engine
-from serving.runtime.script import Raise, Repeat, Scenario, Script, ScriptStep, Tokens
+from serving.boundary import engine
+from serving.boundary.engine import Engine, Golden, Limits, Mesh
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Raise, Repeat, Scenario, Script, ScriptStep, Tokens
 from tests.engine_build.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

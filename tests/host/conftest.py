@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import model_assets
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Delay, Scenario, Script, Tokens
 from serving.harmony import vocabulary as words
 from serving.harmony.vocabulary import Vocabulary
-from serving.runtime import replay_engine
-from serving.runtime.script import Delay, Scenario, Script, Tokens
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
 LONG_SECONDS = 600.0

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from serving.runtime import family
+from serving.boundary import family
 from tests.commands import Served, serve
 from tests.host.questions import ask, body
 

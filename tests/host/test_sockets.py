@@ -41,7 +41,7 @@ def test_nothing_listens_but_the_api(engine: Path, tmp_path: Path) -> None:
         names = {"model": "sentence-transformers/all-MiniLM-L6-v2", "input": "Hello!"}
         assert httpx.post(f"{served.url}/v1/embeddings", json=names, timeout=60).is_success
         lines = [" ".join(process.cmdline()) for process in served.processes()]
-        for part in ("bentoml serve", "worker", "runtime.host", "runtime.encoder", "grammar"):
+        for part in ("bentoml serve", "worker", "engines.host", "engines.encoder", "grammar"):
             assert any(part in line for line in lines), (part, lines)
         port = int(served.url.rsplit(":", 1)[1])
         assert served.sockets() == ({("127.0.0.1", port)}, set())

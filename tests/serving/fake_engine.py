@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from serving.boundary.lifecycle import Cause, EngineState, Transition
+from serving.boundary.messages import Finish, Logprob, Output, Ready, Stats
+from serving.boundary.sampling import Sampling
 from serving.errors import ErrorKind, ServingError
-from serving.runtime.lifecycle import Cause, EngineState, Transition
-from serving.runtime.messages import Finish, Logprob, Output, Ready, Stats
-from serving.runtime.sampling import Sampling
 
 CAPABILITIES = ("logprobs", "logit_bias", "penalties", "min_p")
 

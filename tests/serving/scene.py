@@ -6,17 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from serving.boundary.lifecycle import EngineState
+from serving.boundary.sampling import Sampling
 from serving.control.admission import Admission
 from serving.control.callers import ANONYMOUS
 from serving.control.lanes import Lane
 from serving.events import ChoiceEvent, Content, Event, Finished, Reasoning, ToolCallArguments
+from serving.generation.job import Job
+from serving.generation.pipeline import Pipeline
 from serving.harmony.conversation import Assistant
 from serving.harmony.render import render_completion
 from serving.harmony.vocabulary import Vocabulary
-from serving.job import Job
-from serving.pipeline import Pipeline
-from serving.runtime.lifecycle import EngineState
-from serving.runtime.sampling import Sampling
 from serving.settings import Deadlines
 from serving.telemetry.record import Record
 from tests.serving.fake_engine import FakeEngine

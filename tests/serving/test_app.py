@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from serving.app import create_app
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Refuse, Scenario, Script, Tokens
 from serving.harmony.vocabulary import Vocabulary
-from serving.runtime import replay_engine
-from serving.runtime.script import Refuse, Scenario, Script, Tokens
 from serving.settings import Settings
-from tests.serving.api.server import listening, until, until_ready
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.protocols.edge.server import listening, until, until_ready
 
 SCRIPT = Script(scenarios=(Scenario(steps=(Tokens(ids=(1,)),)),))
 

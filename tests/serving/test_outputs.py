@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.choice import Choice, merge
+from serving.boundary.messages import Fault, Logprob, Output
 from serving.errors import ErrorKind, ServingError
 from serving.events import Content, Event, Finished, PromptLogprobs, TokenLogprob
+from serving.generation.choice import Choice, merge
+from serving.generation.plain import PlainText
 from serving.harmony.vocabulary import RETURN, Vocabulary
-from serving.plain import PlainText
-from serving.runtime.messages import Fault, Logprob, Output
 
 PROMPT = [3, 5, 13225, 11, 220]
 TOP = [(13225, -0.25), (11, -1.5)]

@@ -1,6 +1,6 @@
 """Follows tensorrt_llm/llmapi: llm.py (`LLM`) and llm_args.py (`TorchLlmArgs`, which forbids what
 it does not know). The fields are those of engine_build/profiles/trtllm_fields.json, the parameters
-of the calls those of tests/serving/runtime/trtllm/calls.json.
+of the calls those of tests/serving/engines/trtllm/calls.json.
 """
 
 from __future__ import annotations

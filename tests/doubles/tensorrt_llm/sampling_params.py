@@ -1,5 +1,5 @@
 """Follows tensorrt_llm/sampling_params.py: every field and default as in the reference of
-1.3.0rc29, `_validate` as read at 138362f44f01. tests/serving/runtime/trtllm/calls.json lists them.
+1.3.0rc29, `_validate` as read at 138362f44f01. tests/serving/engines/trtllm/calls.json lists them.
 """
 
 from __future__ import annotations

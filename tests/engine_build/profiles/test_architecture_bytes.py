@@ -4,7 +4,7 @@ import pytest
 
 from engine_build.profiles import architecture_bytes as parts
 from model_assets import manifest
-from serving.engine import Architecture, Mesh
+from serving.boundary.engine import Architecture, Mesh
 
 
 def shape(name: str) -> Architecture:

@@ -13,11 +13,11 @@ from engine_build.profiles import cpu_plan, profile
 from engine_build.profiles.cpu_plan import CpuPlan
 from engine_build.profiles.profile import Profile
 from engine_build.weights.quantise import quantise
-from serving.engine import Architecture, KvCache, Limits
-from serving.runtime.embedded.executor import Executor
-from serving.runtime.embedded.native import library
-from serving.runtime.embedded.native.forward_pass import NativePass
-from serving.runtime.embedded.native.model import MOST_UNPACKED_BYTES, load_native
+from serving.boundary.engine import Architecture, KvCache, Limits
+from serving.engines.embedded.executor import Executor
+from serving.engines.embedded.native import library
+from serving.engines.embedded.native.forward_pass import NativePass
+from serving.engines.embedded.native.model import MOST_UNPACKED_BYTES, load_native
 from tests.engine_build.checkpoints import SMALL, make
 
 CPU_PROFILES = ("gpt-oss-20b-cpu", "gpt-oss-120b-cpu")

@@ -7,7 +7,7 @@ import pytest
 from engine_build.failure import BuildError
 from engine_build.profiles import arguments, gpus, overlay, plan, profile
 from model_assets import manifest
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 
 PAIRS = [
     (name, purpose)

@@ -10,7 +10,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import gpus, plan, profile
 from engine_build.profiles.profile import Profile
 from model_assets import manifest
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 
 PROFILES = [name for name in profile.names() if profile.load(name).runtime == "trtllm"]
 

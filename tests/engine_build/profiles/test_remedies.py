@@ -13,7 +13,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import gpus, plan, profile, remedies
 from engine_build.profiles.profile import Profile
 from model_assets import manifest
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 
 
 def changed(name: str, **sections: dict[str, Any]) -> Profile:

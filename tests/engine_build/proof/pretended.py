@@ -13,8 +13,8 @@ from engine_build.build import build
 from engine_build.profiles.profile import GateLimits, Precision, Profile
 from engine_build.proof import exam, gate, golden_prompts, questions
 from engine_build.proof.probe import Answer, Question
-from serving import engine
-from serving.engine import Engine
+from serving.boundary import engine
+from serving.boundary.engine import Engine
 from tests.engine_build.scene import Scene, furnish
 
 LIMITS = GateLimits(least_agreement=0.9, most_divergence=0.1)

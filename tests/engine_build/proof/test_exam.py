@@ -13,7 +13,7 @@ from engine_build.failure import BuildError
 from engine_build.fetch import RANKS
 from engine_build.proof import exam, gate
 from engine_build.proof.probe import Answer, Question
-from serving import engine
+from serving.boundary import engine
 from serving.harmony.vocabulary import RETURN, Vocabulary
 from tests.engine_build.proof.pretended import WHOLE, Pretended, run, short_gate
 from tests.engine_build.scene import Scene

@@ -23,8 +23,8 @@ from engine_build.proof.probe import Answer, Question
 from engine_build.report import Report
 from engine_build.settle import settle
 from engine_build.weights import contents
-from serving import engine
-from serving.engine import Engine, Golden
+from serving.boundary import engine
+from serving.boundary.engine import Engine, Golden
 from tests.engine_build.proof.pretended import (
     HALF,
     LIMITS,

@@ -12,7 +12,7 @@ from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof.probe import Answer, Question
 from engine_build.settle import settle
-from serving import engine
+from serving.boundary import engine
 from tests.engine_build.proof.pretended import HALF, WHOLE, Pretended, run, short_gate
 from tests.engine_build.scene import Scene
 

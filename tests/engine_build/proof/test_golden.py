@@ -10,11 +10,11 @@ import pytest
 import model_assets
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import golden, golden_prompts
-from serving import engine
-from serving.engine import Engine
+from serving.boundary import engine
+from serving.boundary.engine import Engine
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Raise, Refuse, Scenario, Script, ScriptStep, Tokens
 from serving.harmony.vocabulary import CALL, RETURN
-from serving.runtime import replay_engine
-from serving.runtime.script import Raise, Refuse, Scenario, Script, ScriptStep, Tokens
 
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
 NAMES = ["greeting", "fact", "tool"]

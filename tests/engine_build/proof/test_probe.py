@@ -10,9 +10,9 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS
 from engine_build.proof import probe
 from engine_build.proof.probe import Question
+from serving.engines.replay import directory as replay_engine
+from serving.engines.replay.script import Die, Raise, Refuse, Scenario, Script, ScriptStep, Tokens
 from serving.harmony.vocabulary import RETURN
-from serving.runtime import replay_engine
-from serving.runtime.script import Die, Raise, Refuse, Scenario, Script, ScriptStep, Tokens
 
 
 def play(directory: Path, *steps: ScriptStep, refuse: bool = False) -> Path:

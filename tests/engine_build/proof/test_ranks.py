@@ -14,8 +14,8 @@ from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import golden, golden_prompts, ranks
 from engine_build.report import Report
-from serving import engine
-from serving.runtime.embedded.runtime import EmbeddedRuntime
+from serving.boundary import engine
+from serving.engines.embedded.runtime import EmbeddedRuntime
 from tests.engine_build.scene import Scene, furnish
 
 RANK = "rank-00001-of-00002.safetensors"

@@ -18,14 +18,14 @@ from engine_build.weights import calibration, fp8
 from engine_build.weights.calibration import Scales
 from engine_build.weights.calibration_probe import probe
 from model_assets.development.shape import Shape
-from serving import engine
-from serving.engine import RANKS_PATH, Mesh
+from serving.boundary import engine
+from serving.boundary.engine import RANKS_PATH, Mesh
+from serving.engines.embedded.experts import SwiGlu
+from serving.engines.embedded.kv_store import KvStore
+from serving.engines.embedded.loading import load_model
+from serving.engines.embedded.model import Model, Norm
+from serving.engines.embedded.plan import Planner, Span
 from serving.harmony.vocabulary import Vocabulary
-from serving.runtime.embedded.experts import SwiGlu
-from serving.runtime.embedded.kv_store import KvStore
-from serving.runtime.embedded.loading import load_model
-from serving.runtime.embedded.model import Model, Norm
-from serving.runtime.embedded.plan import Planner, Span
 from tests.engine_build.checkpoints import SMALL
 from tests.engine_build.scene import Scene
 

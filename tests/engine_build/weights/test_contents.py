@@ -9,8 +9,8 @@ import pytest
 
 from engine_build.failure import BuildError, ExitCode
 from engine_build.weights import contents, inventory
-from serving import engine
-from serving.engine import Mesh
+from serving.boundary import engine
+from serving.boundary.engine import Mesh
 from tests.engine_build.checkpoints import SMALL, TINY
 from tests.engine_build.scene import FIRST, furnish
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine_build.weights import fp8
-from serving.runtime.embedded.mxfp4 import dequantise
+from serving.engines.embedded.mxfp4 import dequantise
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

@@ -15,7 +15,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.weights import fp8, inventory, quantise, tensors
 from engine_build.weights.quantise import Findings, Report
 from engine_build.weights.tensor_file import Bytes, open_file
-from serving.runtime.embedded.mxfp4 import dequantise
+from serving.engines.embedded.mxfp4 import dequantise
 from tests.engine_build.checkpoints import SMALL, make
 
 STEM = "model.layers.1.mlp.experts.gate_up_proj"

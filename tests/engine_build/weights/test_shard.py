@@ -15,8 +15,8 @@ from engine_build.weights import inventory, layout, quantise, shard, tensors
 from engine_build.weights.tensor_file import open_file
 from model_assets import manifest
 from model_assets.development.shape import Shape
-from serving.engine import Architecture, Mesh
-from serving.runtime.embedded.place import Place
+from serving.boundary.engine import Architecture, Mesh
+from serving.engines.embedded.place import Place
 from tests.engine_build.checkpoints import SMALL, make
 
 MESHES = [(1, 1), (2, 2), (2, 1), (4, 4), (4, 2), (4, 1), (8, 4), (8, 2)]

@@ -15,7 +15,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.weights import inventory, tensors
 from engine_build.weights.tensor_file import Spec, open_file, write
 from model_assets import manifest
-from serving.engine import Architecture
+from serving.boundary.engine import Architecture
 from tests.engine_build.checkpoints import SMALL, make
 
 FIRST, SECOND = "model-00000-of-00001.safetensors", "model-00001-of-00001.safetensors"

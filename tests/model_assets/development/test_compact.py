@@ -12,7 +12,7 @@ from model_assets import manifest
 from model_assets.development import compact
 from model_assets.development.compact import Compact, CompactError
 from model_assets.development.shape import Shape
-from serving.engine import sha256
+from serving.boundary.engine import sha256
 
 LIMIT_BYTES = 10_000_000
 

@@ -19,7 +19,7 @@ from model_assets.development.compact import Compact, CompactError
 from model_assets.development.evaluation import network_of
 from model_assets.development.expand import expand
 from model_assets.development.network import Network
-from serving.engine import sha256
+from serving.boundary.engine import sha256
 
 
 def test_the_same_bytes_come_out_again(compact_path: Path, expanded: Path, tmp_path: Path) -> None:

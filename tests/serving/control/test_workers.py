@@ -9,7 +9,7 @@ import pytest
 
 from serving.control.workers import THREADS, Workers
 from serving.errors import ErrorKind, ServingError
-from tests.serving.api.server import until
+from tests.serving.protocols.edge.server import until
 
 
 class Work:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.backend import Backend
+from serving.boundary.sampling import Sampling
 from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
+from serving.generation.backend import Backend
 from serving.generation.prepare import prepare, render_prompt
 from serving.generation.request import (
     AnswerFormat,
@@ -19,7 +20,6 @@ from serving.generation.request import (
     ToolChoice,
 )
 from serving.harmony.conversation import Assistant, Developer, ToolResult, User
-from serving.runtime.sampling import Sampling
 from serving.settings import Limits, Settings
 
 CALLER = Caller(tenant="a")

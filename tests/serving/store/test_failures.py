@@ -19,7 +19,7 @@ from serving.store.access import Way
 from serving.store.failure import Reason
 from serving.store.stores import Stores
 from serving.store.tables import VERSION
-from tests.serving.api.server import until
+from tests.serving.protocols.edge.server import until
 from tests.serving.store.shelf import PLENTY, TENANT, Shelf, item, locked
 
 QUICK = {"wait_seconds": 0.2, "bypass_seconds": 0.2}

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.serving.api.server import listening
+from tests.serving.protocols.edge.server import listening
 
 Json = dict[str, Any]
 TOKEN = "for the executor alone"

@@ -14,7 +14,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.harmony.conversation import BuiltInTool
 from serving.settings import Tools
 from serving.tools.executors import Outcome, Toolbox, cut
-from tests.serving.api.server import until
+from tests.serving.protocols.edge.server import until
 from tests.serving.tools.server import GARBAGE, TOKEN, ToolServer
 
 LONG_SECONDS = 10.0

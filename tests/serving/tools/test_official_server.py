@@ -11,7 +11,7 @@ from mcp.server.mcpserver import MCPServer
 
 from serving.settings import Tools
 from serving.tools.executors import Executors, Outcome, Toolbox
-from tests.serving.api.server import listening
+from tests.serving.protocols.edge.server import listening
 
 LONG_SECONDS = 10.0
 

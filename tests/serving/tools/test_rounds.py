@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serving.boundary.sampling import Sampling
 from serving.control.lanes import Lane
 from serving.errors import ErrorKind, ServingError
 from serving.events import (
@@ -22,14 +23,13 @@ from serving.events import (
     ToolCallStart,
     Usage,
 )
+from serving.generation.job import Job
 from serving.harmony.built_in import continuation
-from serving.job import Job
-from serving.runtime.sampling import Sampling
 from serving.settings import Deadlines, Tools
 from serving.tools.executors import Executors, Outcome, Toolbox
 from serving.tools.rounds import LEFT_OUT, REFUSAL, ROUND_ROUTE, Allowance, Rounds
-from tests.serving.api.server import until
 from tests.serving.harmony.oracle import tokenize
+from tests.serving.protocols.edge.server import until
 from tests.serving.scene import Scene, Stage, job
 
 BUILT_IN = frozenset({"python", "browser.search"})

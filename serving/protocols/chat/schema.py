@@ -1,0 +1,232 @@
+"""The request of Chat Completions: every field of the OpenAI specification, by name.
+
+A field is honoured, or accepted where it does not change the answer, or refused by name. Numbers
+and strings are not converted into one another. Limits come through the validation context.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from serving.protocols.chat.messages import Message
+from serving.protocols.edge import sampling_schema
+from serving.protocols.edge.fields import UNSUPPORTED, Effort, Loose, Name, refuse
+from serving.protocols.edge.sampling_schema import (
+    Label,
+    ModelName,
+    SamplingFields,
+    at_most,
+    at_most_number,
+    limits_of,
+    refuse_denied,
+)
+
+DENIED_FIELDS = sampling_schema.DENIED_FIELDS | {"best_of", "echo"}
+"""See there; and fields of Completions that Chat Completions does not have."""
+
+
+class FunctionDefinition(Loose):
+    """A function that the model may call."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Loose):
+    """A tool; only functions are known."""
+
+    type: str
+    function: FunctionDefinition | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _is_function(cls, value: str) -> str:
+        if value != "function":
+            raise PydanticCustomError(UNSUPPORTED, "only tools of type 'function' are supported")
+        return value
+
+    @model_validator(mode="after")
+    def _has_function(self) -> Tool:
+        if self.function is None:
+            raise PydanticCustomError("missing", "Field required", {"field": "function"})
+        return self
+
+    @property
+    def definition(self) -> FunctionDefinition:
+        """The function, which a valid tool has."""
+        if self.function is None:
+            raise ValueError("a tool without a function was not refused")
+        return self.function
+
+
+class JsonSchema(Loose):
+    """The schema that an answer is held to."""
+
+    name: Name
+    description: str | None = None
+    definition: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Loose):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise PydanticCustomError("missing", "needs 'json_schema'")
+        return self
+
+
+class NamedFunction(Loose):
+    """A function by its name."""
+
+    name: Name
+
+
+class NamedTool(Loose):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.name
+
+
+class AllowedSet(Loose):
+    """The functions that may be called, or of which one must be, of those that are offered."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedTools(Loose):
+    """A choice among some of the functions that are offered."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedSet
+
+
+_TOOL_CHOICES = ("none", "auto", "required")
+
+
+def _choice_tag(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "@word" if value in _TOOL_CHOICES else None
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"@{kind}" if kind in ("function", "allowed_tools") else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("@word")]
+    | Annotated[NamedTool, Tag("@function")]
+    | Annotated[AllowedTools, Tag("@allowed_tools")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type="tool_choice",
+        custom_error_message=(
+            "must be 'none', 'auto', 'required', or an object of type function or allowed_tools"
+        ),
+    ),
+]
+
+
+class ChatRequest(SamplingFields):
+    """The body of `POST /v1/chat/completions`."""
+
+    # What the model reads.
+    model: ModelName
+    messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    response_format: ResponseFormat | None = None
+
+    # How it answers.
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    # Accepted: they do not change the answer. Nothing is stored.
+    metadata: dict[Annotated[str, Field(max_length=64)], Label] | None = None
+    prediction: dict[str, Any] | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: Label | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    store: bool | None = None
+
+    # Refused by name.
+    audio: Annotated[Any, refuse("audio is not supported by this model")] = None
+    function_call: Annotated[Any, refuse("is deprecated; use 'tool_choice'")] = None
+    functions: Annotated[Any, refuse("is deprecated; use 'tools'")] = None
+    moderation: Annotated[Any, refuse("moderation is not supported")] = None
+    web_search_options: Annotated[Any, refuse("web search is not supported")] = None
+    modalities: list[str] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        refuse_denied(value, DENIED_FIELDS)
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _few_messages(cls, value: list[Message], info: ValidationInfo) -> list[Message]:
+        return at_most(value, limits_of(info).messages, "messages")
+
+    @field_validator("tools")
+    @classmethod
+    def _few_tools(cls, value: list[Tool] | None, info: ValidationInfo) -> list[Tool] | None:
+        names = [tool.definition.name for tool in value or []]
+        if len(set(names)) != len(names):
+            raise PydanticCustomError("duplicate", "two functions have the same name")
+        return at_most(value or [], limits_of(info).tools, "tools") or None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _few_alternatives(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return at_most_number(value, limits_of(info).top_logprobs)
+
+    @field_validator("metadata")
+    @classmethod
+    def _few_pairs(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and len(value) > 16:
+            raise PydanticCustomError("too_long", "may have 16 entries at most")
+        return value
+
+    @field_validator("modalities")
+    @classmethod
+    def _text_only(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and value != ["text"]:
+            raise PydanticCustomError(UNSUPPORTED, "only ['text'] is supported")
+        return value
+
+    @field_validator("verbosity")
+    @classmethod
+    def _ordinary_verbosity(cls, value: str | None) -> str | None:
+        if value not in (None, "medium"):
+            raise PydanticCustomError(
+                UNSUPPORTED, "only 'medium' is supported: this model was not trained for another"
+            )
+        return value
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """How many tokens a choice may have, or None where the request does not say."""
+        return self.max_completion_tokens or self.max_tokens

@@ -1,0 +1,83 @@
+"""The request of Completions: raw text or token ids in, raw text out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from serving.harmony.vocabulary import SIZE
+from serving.protocols.edge.fields import refuse
+from serving.protocols.edge.sampling_schema import (
+    DENIED_FIELDS,
+    ModelName,
+    SamplingFields,
+    at_most_number,
+    limits_of,
+    refuse_denied,
+    texts_or_tokens,
+)
+
+TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": SIZE - 1})]
+"""A token of the vocabulary; `check_ids` sees to it that it is one."""
+Prompt = str | list[int]
+"""A text, or its token ids."""
+
+
+class CompletionRequest(SamplingFields):
+    """The body of `POST /v1/completions`."""
+
+    model: ModelName
+    prompt: list[Prompt] | None = None
+    """One or more prompts, however the request wrote them; None: it gave none."""
+
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    suffix: Annotated[
+        Any, refuse("is not supported: this model was not trained to fill in the middle")
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        refuse_denied(value, DENIED_FIELDS)
+        return value
+
+    @field_validator(
+        "prompt",
+        mode="plain",
+        json_schema_input_type=str | list[TokenId] | list[str] | list[list[TokenId]] | None,
+    )
+    @classmethod
+    def _prompts(cls, value: Any, info: ValidationInfo) -> list[Prompt] | None:
+        if value is None:
+            return None
+        return texts_or_tokens(value, "prompt", limits_of(info).prompts, check_prompt)
+
+    @field_validator("logprobs")
+    @classmethod
+    def _few_alternatives(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return at_most_number(value, limits_of(info).top_logprobs)
+
+
+def check_prompt(prompt: Any) -> None:
+    """Raises a validation error unless `prompt` is text or token ids, and not empty."""
+    if not isinstance(prompt, str | list):
+        raise PydanticCustomError(
+            "prompt", "must be a text, token ids, a list of texts, or a list of lists of token ids"
+        )
+    if not prompt:
+        raise PydanticCustomError("prompt", "must not be empty")
+    if isinstance(prompt, list):
+        check_ids(prompt)
+
+
+def check_ids(tokens: list[Any]) -> None:
+    """Raises a validation error unless `tokens` are ids of the vocabulary."""
+    if any(type(token) is not int for token in tokens):
+        raise PydanticCustomError("token", "token ids must be whole numbers")
+    if tokens and not (min(tokens) >= 0 and max(tokens) < SIZE):
+        raise PydanticCustomError("token", "token ids go from 0 to {n}", {"n": SIZE - 1})

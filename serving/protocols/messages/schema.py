@@ -1,0 +1,186 @@
+"""The requests of Anthropic's Messages API: every field of its specification, by name.
+
+A field is honoured, or accepted where it does not change the answer, or refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from serving.protocols.edge.fields import UNSUPPORTED, Loose, refuse
+from serving.protocols.edge.sampling_schema import (
+    DENIED_FIELDS,
+    Label,
+    ModelName,
+    Probability,
+    SamplingFields,
+    at_most,
+    limits_of,
+    refuse_denied,
+    stop_strings,
+)
+from serving.protocols.messages.blocks import Message, TextContent, ToolName
+
+LEAST_THINKING_TOKENS = 1024
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+
+
+class Tool(Loose):
+    """A tool that the client runs."""
+
+    type: str | None = None
+    name: ToolName
+    description: str | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+    input_examples: Annotated[
+        Any, refuse("is not supported; put the examples into the description")
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_custom(cls, value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in (None, "custom"):
+            raise PydanticCustomError(
+                UNSUPPORTED, "only tools of type 'custom' are supported", {"field": "type"}
+            )
+        return value
+
+
+class ToolChoice(Loose):
+    """Whether a tool must be used. There is one call a turn in any case."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_name(self) -> ToolChoice:
+        if self.type == "tool" and self.name is None:
+            raise PydanticCustomError("missing", "Field required", {"field": "name"})
+        return self
+
+
+class Thinking(Loose):
+    """Whether the reasoning is shown, and how much of it there may be."""
+
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: Annotated[int, Field(ge=LEAST_THINKING_TOKENS)] | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+    @model_validator(mode="after")
+    def _has_budget(self) -> Thinking:
+        if self.type == "enabled" and self.budget_tokens is None:
+            raise PydanticCustomError("missing", "Field required", {"field": "budget_tokens"})
+        return self
+
+
+class OutputFormat(Loose):
+    """A JSON schema that the answer fits."""
+
+    type: Literal["json_schema"]
+    definition: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Loose):
+    """How much effort goes into the answer, and its form."""
+
+    effort: Effort | None = None
+    format: OutputFormat | None = None
+
+
+class CountTokensRequest(Loose):
+    """The body of `POST /v1/messages/count_tokens`: all that makes the prompt."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    model: ModelName
+    messages: Annotated[list[Message], Field(min_length=1)]
+    system: TextContent | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+
+    # Accepted: they do not change the answer.
+    cache_control: dict[str, Any] | None = None
+    context_management: dict[str, Any] | None = None
+    speed: Literal["standard", "fast"] | None = None
+    user_profile_id: Label | None = None
+    workspace_id: Label | None = None
+
+    # Refused by name.
+    mcp_servers: Annotated[Any, refuse("is not supported; offer the tools themselves")] = None
+    output_format: Annotated[Any, refuse("is not supported")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        refuse_denied(value, DENIED_FIELDS)
+        if isinstance(value, dict) and value.get("mcp_servers") == []:
+            return {key: part for key, part in value.items() if key != "mcp_servers"}
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _few_messages(cls, value: list[Message], info: ValidationInfo) -> list[Message]:
+        return at_most(value, limits_of(info).messages, "messages")
+
+    @field_validator("tools")
+    @classmethod
+    def _few_tools(cls, value: list[Tool] | None, info: ValidationInfo) -> list[Tool] | None:
+        names = [tool.name for tool in value or []]
+        if len(set(names)) != len(names):
+            raise PydanticCustomError("duplicate", "two tools have the same name")
+        return at_most(value or [], limits_of(info).tools, "tools") or None
+
+
+class Metadata(Loose):
+    """About the request, not for the model."""
+
+    user_id: Label | None = None
+
+
+class MessagesRequest(CountTokensRequest):
+    """The body of `POST /v1/messages`."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    top_p: Probability | None = None
+
+    # Accepted: they do not change the answer.
+    diagnostics: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+    # Refused by name.
+    container: Annotated[Any, refuse("is not supported: there are no server tools")] = None
+    inference_geo: Annotated[Any, refuse("is not supported: the model runs where it runs")] = None
+
+    @field_validator("stop_sequences", mode="plain", json_schema_input_type=list[str] | None)
+    @classmethod
+    def _short_stops(cls, value: Any, info: ValidationInfo) -> list[str]:
+        if value is not None and not isinstance(value, list):
+            raise PydanticCustomError("stop", "must be a list of strings")
+        return stop_strings(value, limits_of(info))
+
+    @model_validator(mode="after")
+    def _answer_has_room(self) -> MessagesRequest:
+        budget = self.thinking.budget_tokens if self.thinking else None
+        if budget is not None and budget >= self.max_tokens:
+            raise PydanticCustomError(
+                "too_large", "must be less than 'max_tokens'", {"field": "thinking.budget_tokens"}
+            )
+        return self
+
+    @property
+    def sampling(self) -> SamplingFields:
+        """The fields that choose tokens, by their names in the other protocols."""
+        return SamplingFields(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)

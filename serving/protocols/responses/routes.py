@@ -1,0 +1,82 @@
+"""The operations of the Responses API."""
+
+from __future__ import annotations
+
+from starlette.routing import WebSocketRoute
+
+from serving.protocols.edge.generation import Generation, Surroundings
+from serving.protocols.edge.operation import Operation
+from serving.protocols.responses import answers
+from serving.protocols.responses.background import Background
+from serving.protocols.responses.compaction import compaction
+from serving.protocols.responses.endpoint import Responses
+from serving.protocols.responses.query import PAGE, RESUMED
+from serving.protocols.responses.request import ROUTE
+from serving.protocols.responses.schema import CompactRequest, ResponsesRequest, TokensRequest
+from serving.protocols.responses.socket import ResponsesSocket
+from serving.protocols.responses.stored import CancelledResponse, InputItems, StoredResponse
+from serving.protocols.responses.tokens import input_tokens
+from serving.store.stores import Stores
+
+
+def response_operations(
+    around: Surroundings, stores: Stores, background: Background
+) -> tuple[list[Operation], WebSocketRoute]:
+    """Returns the operations, those with a name of ours before those with an id; and the socket."""
+    root, one = "/v1/responses", "/v1/responses/{id}"
+    store = stores.responses
+    made = Responses(around, stores, background)
+    stored = StoredResponse(around, store, background)
+    operations = [
+        Operation(
+            "POST",
+            root,
+            Generation(ROUTE, around, made.prepare),
+            "Create a response",
+            gives=answers.Response,
+            takes=(ResponsesRequest,),
+            streams=answers.ResponseEvent,
+        ),
+        Operation(
+            "POST",
+            f"{root}/input_tokens",
+            input_tokens(around, stores, background),
+            "Count the tokens of a response's prompt",
+            gives=answers.InputTokenCount,
+            takes=(TokensRequest,),
+        ),
+        Operation(
+            "POST",
+            f"{root}/compact",
+            compaction(around, stores, background),
+            "Make a conversation shorter",
+            gives=answers.CompactedResponse,
+            takes=(CompactRequest,),
+        ),
+        Operation(
+            "GET",
+            one,
+            stored,
+            "Read a stored response, or its stream",
+            gives=answers.Response,
+            streams=answers.ResponseEvent,
+            query=RESUMED,
+        ),
+        Operation("DELETE", one, stored, "Delete a stored response", gives=answers.DeletedResponse),
+        Operation(
+            "GET",
+            f"{one}/input_items",
+            InputItems(store),
+            "List the items of a response's input",
+            gives=answers.ItemList,
+            query=PAGE,
+        ),
+        Operation(
+            "POST",
+            f"{one}/cancel",
+            CancelledResponse(store, background),
+            "End a response in the background",
+            gives=answers.Response,
+        ),
+    ]
+    return operations, WebSocketRoute(root, ResponsesSocket(around, made.prepare_turn))

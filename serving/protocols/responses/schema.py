@@ -1,0 +1,377 @@
+"""The request of the Responses API: every field of the OpenAI specification, by name.
+
+A field is honoured, or accepted where it does not change the answer, or refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic.functional_validators import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from serving.protocols.edge.fields import UNSUPPORTED, Effort, Loose, Name, refuse
+from serving.protocols.edge.sampling_schema import (
+    DENIED_FIELDS,
+    Label,
+    ModelName,
+    Probability,
+    at_most,
+    at_most_number,
+    limits_of,
+    refuse_denied,
+)
+from serving.protocols.responses.items import InputItem
+from serving.protocols.responses.tools import WEB_SEARCHES, FunctionTool, Tool
+
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
+CODE_OUTPUTS = "code_interpreter_call.outputs"
+
+INCLUDABLE = frozenset(
+    {
+        ENCRYPTED_REASONING,
+        LOGPROBS,
+        CODE_OUTPUTS,
+        # Parts of items that this service never gives out: asking for them changes nothing.
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    }
+)
+
+
+class ChosenFunction(Loose):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    name: Name
+
+
+class AllowedTools(Loose):
+    """A choice among some of the tools that are offered."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class ChosenHosted(Loose):
+    """The one built-in tool that must be called."""
+
+    type: Literal[
+        "code_interpreter",
+        "mcp",
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    ]
+    server_label: str | None = None
+
+
+_TOOL_CHOICES = ("none", "auto", "required")
+
+
+def _choice_tag(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "@word" if value in _TOOL_CHOICES else None
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in ("code_interpreter", "mcp", *WEB_SEARCHES):
+        return "@hosted"
+    return f"@{kind}" if kind in ("function", "allowed_tools") else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("@word")]
+    | Annotated[ChosenFunction, Tag("@function")]
+    | Annotated[AllowedTools, Tag("@allowed_tools")]
+    | Annotated[ChosenHosted, Tag("@hosted")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type=UNSUPPORTED,
+        custom_error_message=(
+            "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
+            "'code_interpreter', 'web_search' or 'mcp'"
+        ),
+    ),
+]
+
+
+def _few_pairs(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > _PAIRS_MAX:
+        raise PydanticCustomError("too_long", "may have {n} entries at most", {"n": _PAIRS_MAX})
+    return value
+
+
+_PAIRS_MAX = 16
+Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], AfterValidator(_few_pairs)]
+"""What a client writes on an object: up to 16 texts with names."""
+
+
+class Reasoning(Loose):
+    """How the model reasons, and how that is shown."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    mode: Literal["standard", "pro"] | None = None
+
+    @field_validator("context")
+    @classmethod
+    def _this_turn(cls, value: str | None) -> str | None:
+        if value == "all_turns":
+            raise PydanticCustomError(
+                UNSUPPORTED,
+                "only 'auto' and 'current_turn' are supported: this model was trained without the "
+                "reasoning of earlier turns",
+            )
+        return value
+
+    @field_validator("mode")
+    @classmethod
+    def _standard(cls, value: str | None) -> str | None:
+        if value == "pro":
+            raise PydanticCustomError(UNSUPPORTED, "only 'standard' is supported")
+        return value
+
+
+class TextFormat(Loose):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Name | None = None
+    description: str | None = None
+    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> TextFormat:
+        for field, value in (("name", self.name), ("schema", self.json_schema)):
+            if self.type == "json_schema" and value is None:
+                raise PydanticCustomError("missing", "Field required", {"field": field})
+        return self
+
+
+class Text(Loose):
+    """What the text of the answer is like."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    @field_validator("verbosity")
+    @classmethod
+    def _ordinary_verbosity(cls, value: str | None) -> str | None:
+        if value not in (None, "medium"):
+            raise PydanticCustomError(
+                UNSUPPORTED, "only 'medium' is supported: this model was not trained for another"
+            )
+        return value
+
+
+class StreamOptions(Loose):
+    """What a stream holds besides the answer."""
+
+    include_obfuscation: bool | None = None
+
+
+class CompactCacheOptions(Loose):
+    """How a prompt is cached. Prefixes are, in any case."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m", "12h"] | None = None
+
+
+class PromptCacheOptions(CompactCacheOptions):
+    """The same for a response, of which no more than its prompt may be wanted."""
+
+    prewarm: bool | None = None
+    comparison_response_id: Annotated[Any, refuse("diagnostics are not supported")] = None
+
+
+Retention = Literal["in_memory", "24h"]
+Tier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
+
+
+def _input_tag(value: Any) -> str | None:
+    return "@string" if isinstance(value, str) else "@items" if isinstance(value, list) else None
+
+
+Input = Annotated[
+    Annotated[str, Tag("@string")] | Annotated[list[InputItem], Tag("@items")],
+    Discriminator(
+        _input_tag,
+        custom_error_type="input_type",
+        custom_error_message="must be a string or a list of items",
+    ),
+]
+
+
+_ID = {"type": "string", "maxLength": 512}
+ConversationId = Annotated[
+    Annotated[str, Field(max_length=512)] | None,
+    BeforeValidator(
+        lambda value: value["id"] if isinstance(value, dict) and "id" in value else value
+    ),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _ID,
+                {"type": "object", "properties": {"id": _ID}, "required": ["id"]},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""The id of a conversation; an object with an `id` means the same."""
+
+
+class History(Loose):
+    """What was said. Unknown fields are kept, to count."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    input: Input = Field(default_factory=list)
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(max_length=512)] | None = None
+    conversation: ConversationId = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        refuse_denied(value, DENIED_FIELDS)
+        return value
+
+    @field_validator("input")
+    @classmethod
+    def _few_items(cls, value: str | list[Any], info: ValidationInfo) -> str | list[Any]:
+        if isinstance(value, list):
+            at_most(value, limits_of(info).messages, "items")
+        return value
+
+    @model_validator(mode="after")
+    def _one_history(self) -> History:
+        if self.conversation is not None and self.previous_response_id is not None:
+            raise PydanticCustomError(
+                "history",
+                "cannot be combined with 'previous_response_id': name one of them",
+                {"field": "conversation"},
+            )
+        return self
+
+
+class PromptFields(History):
+    """What the model reads."""
+
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: Text | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _few_tools(cls, value: list[Tool] | None, info: ValidationInfo) -> list[Tool] | None:
+        names = [tool.name for tool in value or [] if isinstance(tool, FunctionTool)]
+        if len(set(names)) != len(names):
+            raise PydanticCustomError("duplicate", "two functions have the same name")
+        return None if value is None else at_most(value, limits_of(info).tools, "tools")
+
+
+class CompactRequest(History):
+    """The body of `POST /v1/responses/compact`."""
+
+    model: ModelName
+
+    # Accepted: they do not change the answer.
+    prompt_cache_key: Label | None = None
+    prompt_cache_options: CompactCacheOptions | None = None
+    prompt_cache_retention: Retention | None = None
+    service_tier: Tier | None = None
+
+    image: Annotated[Any, refuse("images are not supported by this model")] = None
+
+
+class TokensRequest(PromptFields):
+    """The body of `POST /v1/responses/input_tokens`."""
+
+    model: ModelName | None = None
+    personality: Annotated[Any, refuse("is not supported; use 'instructions'")] = None
+
+
+class ResponsesRequest(PromptFields):
+    """The body of `POST /v1/responses`."""
+
+    model: ModelName
+    include: list[str] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Probability | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    background: bool | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    # Accepted: they do not change the answer.
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    metadata: Metadata | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: Retention | None = None
+    safety_identifier: Label | None = None
+    service_tier: Tier | None = None
+    user: Label | None = None
+
+    # Refused by name.
+    access_programs: Annotated[Any, refuse("is not supported")] = None
+    context_management: Annotated[
+        Any, refuse("is not supported; see 'truncation' and /v1/responses/compact")
+    ] = None
+    image: Annotated[Any, refuse("images are not supported by this model")] = None
+    moderation: Annotated[Any, refuse("moderation is not supported")] = None
+    prompt: Annotated[Any, refuse("prompt templates are not supported; send their text")] = None
+
+    @model_validator(mode="after")
+    def _background_is_stored(self) -> ResponsesRequest:
+        if self.background and self.store is False:
+            raise PydanticCustomError(
+                "store", "a response in the background is stored", {"field": "store"}
+            )
+        return self
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _few_alternatives(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return at_most_number(value, limits_of(info).top_logprobs)
+
+    @field_validator("include")
+    @classmethod
+    def _known_parts(cls, value: list[str] | None) -> list[str] | None:
+        if unknown := set(value or ()) - INCLUDABLE:
+            name = sorted(unknown)[0][:64]
+            raise PydanticCustomError("include", "has no such part: '{name}'", {"name": name})
+        return value
+
+    @property
+    def prewarms(self) -> bool:
+        """Whether the prompt is to be computed, and nothing written."""
+        return bool(self.prompt_cache_options and self.prompt_cache_options.prewarm)
+
+    def includes(self, part: str) -> bool:
+        """Returns whether the answer is to hold `part`."""
+        return part in (self.include or ())

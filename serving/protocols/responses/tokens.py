@@ -1,0 +1,41 @@
+"""`POST /v1/responses/input_tokens`: how long the prompt of a request is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving.generation.prepare import render_prompt
+from serving.protocols.edge.body import decode
+from serving.protocols.edge.computation import Computation
+from serving.protocols.edge.exchange import Exchange
+from serving.protocols.edge.generation import Surroundings
+from serving.protocols.responses.background import Background
+from serving.protocols.responses.kept import needs_store, plain_context, read_context
+from serving.protocols.responses.request import dialogue
+from serving.protocols.responses.schema import TokensRequest
+from serving.store.stores import Stores
+
+ROUTE = "responses.input_tokens"
+
+
+def input_tokens(around: Surroundings, stores: Stores, background: Background) -> Computation:
+    """Returns the endpoint that renders what a request would give the model, and counts it."""
+    settings = around.settings
+
+    async def answer(body: bytes, exchange: Exchange) -> bytes:
+        request = await around.counting.run_sized(
+            len(body), decode, body, TokensRequest, settings.limits
+        )
+        around.count_unknown(len(request.model_extra or ()))
+        if needs_store(request):
+            context = await read_context(request, exchange.caller, stores, background, settings)
+        else:
+            context = plain_context(request)
+        engine = around.fleet.find(request.model)
+        prompt = dialogue(request, context, around.toolbox)
+        # A conversation may be long, whatever the request is.
+        tokens = await around.counting.run(render_prompt, prompt, engine, settings)
+        count = {"object": "response.input_tokens", "input_tokens": len(tokens)}
+        return msgspec.json.encode(count)
+
+    return Computation(ROUTE, around, answer)
