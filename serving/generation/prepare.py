@@ -29,11 +29,6 @@ def prepare(request: GenerationRequest, engine: Backend, settings: Settings) -> 
     _require_capabilities(request, ready)
     prompt, binding = request.prompt, Binding()
     if isinstance(prompt, Dialogue):
-        if not prompt.turns:
-            place = request.prompt_place
-            raise ServingError(
-                ErrorKind.INVALID_VALUE, f"'{place}' must not be empty.", param=place
-            )
         require_tools(prompt, settings.limits)
         constrains = "grammar" in ready.capabilities and engine.pipeline.constrains
         binding = bind(prompt, request.sampling, settings.limits, constrains=constrains)

@@ -82,7 +82,7 @@ DIFFERENCES: list[tuple[str, str, str]] = [
     ),
     (
         rf"responses\.test_input_tokens::{CALL}_count",
-        "'input': List should have at least 1 item",
+        "'input' must not be empty",
         "the example has no conversation",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serving.errors import ErrorKind, ServingError
 from serving.generation.request import AnswerFormat, Dialogue, GenerationRequest
 from serving.protocols.edge.fields import EFFORTS
 from serving.protocols.edge.generation import RequestInfo
@@ -42,8 +43,11 @@ def dialogue(request: PromptFields, context: Context, toolbox: Toolbox) -> Dialo
     """Returns the conversation of a request. Raises ServingError."""
     effort = request.reasoning and request.reasoning.effort
     built_in, choice = tool_use(request, toolbox)
+    turns = tuple(make_turns(context.earlier, context.own, request.instructions))
+    if not turns:
+        raise ServingError(ErrorKind.INVALID_VALUE, "'input' must not be empty.", param="input")
     return Dialogue(
-        turns=tuple(make_turns(context.earlier, context.own, request.instructions)),
+        turns=turns,
         effort=EFFORTS[effort] if effort else None,
         functions=functions_of(request),
         built_in=built_in,

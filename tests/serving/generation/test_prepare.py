@@ -67,10 +67,6 @@ def test_a_raw_prompt_is_taken_as_it_is(backend: Backend) -> None:
     assert all(token < 199998 for token in text.prompt)
 
 
-def test_a_conversation_of_nothing_is_refused(backend: Backend) -> None:
-    assert refusal(backend, request(Dialogue(turns=()))).param == "here"
-
-
 def test_a_choice_among_no_tools_is_refused(backend: Backend) -> None:
     for choice in (ToolChoice(mode="auto"), ToolChoice(mode="required")):
         assert refusal(backend, request(replace(HELLO, tool_choice=choice))).param == "tool_choice"

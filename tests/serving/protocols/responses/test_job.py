@@ -118,6 +118,14 @@ def test_cutting_leaves_as_much_as_fits(backend: Backend) -> None:
     assert tokens <= 4096 - 9
 
 
+def test_nothing_is_neither_answered_nor_counted(backend: Backend) -> None:
+    request = TokensRequest(input=[])
+    with pytest.raises(ServingError, match="'input' must not be empty"):
+        dialogue(request, plain_context(request), TOOLBOX)
+    with pytest.raises(ServingError, match="'input' must not be empty"):
+        job_of(backend, input=[])
+
+
 def test_what_is_counted_is_the_prompt(backend: Backend) -> None:
     request = TokensRequest(instructions="Be kind.", input="Hello")
     prompt = dialogue(request, plain_context(request), TOOLBOX)
