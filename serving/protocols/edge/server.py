@@ -75,6 +75,7 @@ class Server(uvicorn.Server):
         )
         tls_seconds = None if config.ssl is None else self._settings.head_seconds
         for listener in sockets or ():
+            listener.set_inheritable(False)  # the host's is: no process of ours is to have it too
             server = await loop.create_server(
                 make_protocol,
                 sock=listener,
