@@ -17,7 +17,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from benchmarks.report import RESULTS, SUMMARY_NAME
-from serving.boundary.process import ENVIRONMENT
+from serving.boundary.child import ENVIRONMENT
 
 NAMES = ("harmony", "boundary", "request", "embedded", "stall", "serving", "first_byte")
 KNOWN = (*NAMES, "build", "gpu")

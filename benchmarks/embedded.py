@@ -25,7 +25,7 @@ from benchmarks.checkpoints import SMALL, Shape, ensure, int8
 from benchmarks.contenders import BATCH
 from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker
-from serving.boundary.process import ENVIRONMENT
+from serving.boundary.child import ENVIRONMENT
 
 THREADS = 2
 REPETITIONS = 5

@@ -20,7 +20,7 @@ import msgspec
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import STATE
 from benchmarks.timeline import Timeline
-from serving.boundary.process import ENVIRONMENT
+from serving.boundary.child import ENVIRONMENT
 
 LOGS = STATE / "logs"
 

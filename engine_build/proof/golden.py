@@ -14,10 +14,10 @@ from pathlib import Path
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import golden_prompts, ranks
 from serving.boundary import engine
+from serving.boundary.child import ENVIRONMENT
 from serving.boundary.contract import Runtime
 from serving.boundary.engine import Engine, Golden
 from serving.boundary.messages import Generate
-from serving.boundary.process import ENVIRONMENT
 from serving.boundary.sampling import Sampling
 from serving.engines.host import RUNTIMES, Loadable
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from pathlib import Path
 import msgspec
 
 from engine_build.failure import BuildError, ExitCode
-from engine_build.place import REPOSITORY
 from engine_build.proof import golden_prompts
 from serving.boundary import engine
+from serving.boundary.child import ENVIRONMENT, command, with_package
 from serving.boundary.engine import CHECKPOINT_DIRECTORY, Engine
-from serving.boundary.process import ENVIRONMENT
 from serving.hosting import machine
 
 COMPARED_TOKENS = 16
@@ -133,18 +131,19 @@ def _run(task: Task, room: Path) -> list[Answer]:
     room.mkdir(parents=True, exist_ok=True)
     (room / TASK_NAME).write_bytes(msgspec.json.encode(task))
     threads = max(1, machine.processors() // task.ranks)
-    environment = ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
-    )
-    environment["GLOO_SOCKET_IFNAME"] = "lo"
+    environment = with_package(ENVIRONMENT | os.environ)
+    environment |= {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(task.ranks):
-            command = [sys.executable, "-P", "-m", "engine_build.proof.rank_process", str(room)]
+            options = (str(room), str(rank))
             with (room / f"errors-{rank}").open("wb") as errors:
                 processes.append(
-                    subprocess.Popen([*command, str(rank)], env=environment, stderr=errors)
+                    subprocess.Popen(
+                        command("engine_build.proof.rank_process", *options),
+                        env=environment,
+                        stderr=errors,
+                    )
                 )
         _wait(processes, room, task.directory)
     finally:

@@ -1,1 +1,1 @@
-"""Executes engines: the messages, both ends of the process boundary, and the runtimes."""
+"""The process boundary: child processes, the messages to and from them, the engine directory."""

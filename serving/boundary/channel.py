@@ -9,13 +9,11 @@ from queue import SimpleQueue
 
 import msgspec
 
-from serving.boundary.framing import FrameError, FrameReader, frame
+from serving.boundary.framing import FrameError, encode, receive
 from serving.boundary.messages import FromEngine, ToEngine
 
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
 """How far the engine may run ahead of an API process that does not read, before it waits."""
-
-_RECEIVE_BYTES = 1024 * 1024
 
 
 class Inbox:
@@ -46,13 +44,11 @@ class Inbox:
         return messages
 
     def _read(self) -> None:
-        reader = FrameReader()
         decoder = msgspec.msgpack.Decoder(ToEngine)
         why = ""
         try:
-            while data := self._end.recv(_RECEIVE_BYTES):
-                for payload in reader.feed(data):
-                    self._messages.put(decoder.decode(payload))
+            for payload in receive(self._end):
+                self._messages.put(decoder.decode(payload))
         except ConnectionError:
             why = ""  # A reset is how a killed parent can look: an ordinary end.
         except (FrameError, msgspec.MsgspecError, OSError) as error:
@@ -65,7 +61,6 @@ class Outbox:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._encoder = msgspec.msgpack.Encoder()
         self._unsent = bytearray()
 
     def send(self, message: FromEngine) -> None:
@@ -74,7 +69,7 @@ class Outbox:
         Waits only when more than `MAX_UNSENT_BYTES` are kept. Raises OSError when the other side
         is gone.
         """
-        self._unsent += frame(self._encoder.encode(message))
+        self._unsent += encode(message)
         try:
             sent = self._end.send(self._unsent, socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
 
-import msgspec
-
-from serving.boundary.framing import FrameError, FrameReader, frame
+from serving.boundary.framing import encode
+from serving.boundary.link import Link
 from serving.boundary.messages import (
     Abort,
     Fatal,
@@ -26,7 +24,6 @@ from serving.boundary.messages import (
     Shutdown,
     Stats,
     Step,
-    ToEngine,
 )
 from serving.boundary.sampling import Sampling
 from serving.errors import ErrorKind, ServingError
@@ -128,35 +125,17 @@ def lost_error() -> ServingError:
     )
 
 
-class Connection(asyncio.Protocol):
-    """One connection, from its first byte to its end.
-
-    `ready` has a result once the engine is loaded. `closed` has one when the connection is over:
-    what was wrong with its messages, or "" when they were fine. Neither ever holds an exception.
-    `on_end` is called first of all when it is over.
-    """
+class Connection(Link[FromEngine, Ready]):
+    """The link to one engine process. `on_end` is called first of all when it is over."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:
+        super().__init__(FromEngine)
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[Ready] = self._loop.create_future()
-        self.closed: asyncio.Future[str] = self._loop.create_future()
         self.fatal: Fatal | None = None
-        self.heard = 0
-        """Grows with every arrival: shows that the engine loop turns."""
         self.last_stats: Stats | None = None
-        self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader()
-        self._decoder = msgspec.msgpack.Decoder(FromEngine)
-        self._encoder = msgspec.msgpack.Encoder()
         self._routes: dict[int, tuple[Stream, int]] = {}
         self._next_id = 1
         self._asked: deque[asyncio.Future[Stats] | None] = deque()
-
-    @property
-    def is_open(self) -> bool:
-        """True until the connection ends."""
-        return self._transport is not None and not self.closed.done()
 
     def open(
         self,
@@ -184,9 +163,7 @@ class Connection(asyncio.Protocol):
         frames = []
         for choice, sampling in enumerate(samplings):
             sequence_id, self._next_id = self._next_id, self._next_id + 1
-            frames.append(
-                self._encode(Generate(sequence_id, prompt, sampling, priority, cache_salt))
-            )
+            frames.append(encode(Generate(sequence_id, prompt, sampling, priority, cache_salt)))
             self._routes[sequence_id] = (stream, choice)
             stream.start(sequence_id)
         transport.write(b"".join(frames))
@@ -196,7 +173,7 @@ class Connection(asyncio.Protocol):
         """Aborts sequences; nothing of them is delivered any more."""
         for sequence_id in ids:
             self._routes.pop(sequence_id, None)
-        self._write(*(Abort(sequence_id) for sequence_id in ids))
+        self.write(*(Abort(sequence_id) for sequence_id in ids))
 
     async def stats(self) -> Stats:
         """Asks the engine loop. Raises ServingError (ENGINE_UNAVAILABLE) when it is gone."""
@@ -204,49 +181,40 @@ class Connection(asyncio.Protocol):
             raise lost_error()
         answer: asyncio.Future[Stats] = self._loop.create_future()
         self._asked.append(answer)
-        self._write(GetStats())
+        self.write(GetStats())
         return await answer
 
     def ping(self) -> None:
         """Asks for a sign of life, unless a question is still unanswered."""
         if not self._asked and self.is_open:
             self._asked.append(None)
-            self._write(GetStats())
+            self.write(GetStats())
 
     def shutdown(self) -> None:
         """Asks the engine process to leave."""
-        self._write(Shutdown())
+        self.write(Shutdown())
 
-    def close(self) -> None:
-        """Ends the connection at once; the engine process leaves when it sees that."""
-        if self._transport is not None:
-            self._transport.abort()
-        self._end("")
+    def take(self, message: FromEngine) -> None:
+        """Takes a message that has arrived."""
+        if isinstance(message, Step):
+            self._deliver(message.outputs)
+        elif isinstance(message, Stats):
+            self.last_stats = message
+            answer = self._asked.popleft() if self._asked else None
+            if answer is not None and not answer.done():
+                answer.set_result(message)
+        elif isinstance(message, Ready):
+            if not self.ready.done():
+                self.ready.set_result(message)
+        else:
+            self.fatal = message
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the event loop, first."""
-        # A stream transport: uvloop's has the methods of asyncio.Transport, not its ancestry.
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the event loop with what has arrived."""
-        self.heard += 1
+    def lose(self) -> None:
+        """Ends every stream and question."""
         try:
-            for payload in self._reader.feed(data):
-                message = self._decoder.decode(payload)
-                if isinstance(message, Step):
-                    self._deliver(message.outputs)
-                else:
-                    self._take(message)
-        except (FrameError, msgspec.MsgspecError) as error:
-            self._end(f"unreadable message: {error}")
-            if self._transport is not None:
-                self._transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop, last."""
-        # A reset is how the end of a killed process looks; it says no more than an ordinary end.
-        self._end("")
+            self._on_end()
+        finally:
+            self._lose_all()
 
     def _deliver(self, outputs: list[Output]) -> None:
         routes = self._routes
@@ -258,28 +226,6 @@ class Connection(asyncio.Protocol):
                 del routes[output.id]
             route[0].push(route[1], output)
 
-    def _take(self, message: Ready | Stats | Fatal) -> None:
-        if isinstance(message, Stats):
-            self.last_stats = message
-            answer = self._asked.popleft() if self._asked else None
-            if answer is not None and not answer.done():
-                answer.set_result(message)
-        elif isinstance(message, Ready):
-            if not self.ready.done():
-                self.ready.set_result(message)
-        else:
-            self.fatal = message
-
-    def _end(self, why: str) -> None:
-        """Ends every stream and question, once."""
-        if self.closed.done():
-            return
-        self.closed.set_result(why)
-        try:
-            self._on_end()
-        finally:
-            self._lose_all()
-
     def _lose_all(self) -> None:
         routes, self._routes = self._routes, {}
         for stream in {id(stream): stream for stream, _ in routes.values()}.values():
@@ -288,10 +234,3 @@ class Connection(asyncio.Protocol):
             answer = self._asked.popleft()
             if answer is not None and not answer.done():
                 answer.set_exception(lost_error())
-
-    def _encode(self, message: ToEngine) -> bytes:
-        return frame(self._encoder.encode(message))
-
-    def _write(self, *messages: ToEngine) -> None:
-        if self._transport is not None and not self.closed.done():
-            self._transport.write(b"".join(map(self._encode, messages)))

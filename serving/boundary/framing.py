@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """The largest message either side accepts: some 12 million token ids, far above any prompt."""
 
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 """What is asked of the kernel for each direction; it may give less."""
+
+RECEIVE_BYTES = 1024 * 1024
+"""The most that is read at once."""
 
 _LENGTH_BYTES = 4
 
@@ -23,6 +30,23 @@ def frame(payload: bytes) -> bytes:
     if not 0 < size <= MAX_FRAME_BYTES:
         raise FrameError(f"a message of {size} bytes; 1 to {MAX_FRAME_BYTES} can travel")
     return size.to_bytes(_LENGTH_BYTES, "little") + payload
+
+
+def encode(message: Any) -> bytes:
+    """Returns one frame that holds `message`. Raises FrameError when it is too large."""
+    return frame(msgspec.msgpack.encode(message))
+
+
+def send(end: socket.socket, message: Any) -> None:
+    """Sends a message, and waits until the other side has taken it. Raises OSError, FrameError."""
+    end.sendall(encode(message))
+
+
+def receive(end: socket.socket) -> Iterator[bytes]:
+    """Yields payloads until the other side closes. Raises OSError, FrameError."""
+    reader = FrameReader()
+    while data := end.recv(RECEIVE_BYTES):
+        yield from reader.feed(data)
 
 
 def widen(end: socket.socket) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.boundary.child import ENVIRONMENT, Child
 from serving.boundary.client import Connection, Stream
 from serving.boundary.lifecycle import (
     FAILURES,
@@ -21,15 +23,14 @@ from serving.boundary.lifecycle import (
     failed,
 )
 from serving.boundary.messages import ExitCode, Ready, Stats
-from serving.boundary.process import EngineProcess
 from serving.boundary.sampling import Sampling
 from serving.errors import ErrorKind, ServingError
 
+MODULE = "serving.engines.host"
 HISTORY_LENGTH = 64
 
 _COLLECT_SECONDS = 1.0
 """Between the end of the connection and that of the process, before it is killed."""
-_KILL_SECONDS = 10.0
 _UNKNOWN_LOAD_SECONDS = 5.0
 
 _CAUSES: dict[int, Cause] = {
@@ -84,8 +85,7 @@ class Supervisor:
         self._state = EngineState.STOPPED
         self._history: deque[Transition] = deque(maxlen=HISTORY_LENGTH)
         self._changed = asyncio.Event()
-        self._connection: Connection | None = None
-        self._process: EngineProcess | None = None
+        self._child: Child[Connection] | None = None
         self._task: asyncio.Task[None] | None = None
         self._starts = 0
         self._next_start_at: float | None = None
@@ -114,14 +114,14 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """The id of the engine process, or None while there is none."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     @property
     def ready(self) -> Ready | None:
         """The facts of the engine that runs now, or None while none is ready."""
-        if self._state is not EngineState.READY or self._connection is None:
+        if self._state is not EngineState.READY or self._child is None:
             return None
-        return self._connection.ready.result()
+        return self._child.link.ready.result()
 
     @property
     def last_stats(self) -> Stats | None:
@@ -129,7 +129,7 @@ class Supervisor:
 
         No older than `ping_seconds`, unless the engine hangs.
         """
-        return None if self._connection is None else self._connection.last_stats
+        return None if self._child is None else self._child.link.last_stats
 
     def open(
         self,
@@ -187,10 +187,9 @@ class Supervisor:
             await asyncio.wait({task})
 
     def _serving(self) -> Connection:
-        connection = self._connection
-        if connection is None or self.ready is None:
+        if self._child is None or self.ready is None:
             raise self.unavailable()
-        return connection
+        return self._child.link
 
     def _retry_after_seconds(self) -> float:
         """Returns when an engine may be ready, as well as that can be told; at least 1."""
@@ -257,44 +256,36 @@ class Supervisor:
         """Runs one engine process from its start to its end; leaves nothing of it behind."""
         self._starts += 1
         try:
-            self._process, end = EngineProcess.spawn(self._directory, self._environment)
+            child = self._child = Child(
+                Connection(self._on_disconnected),
+                MODULE,
+                *("--engine", str(self._directory)),
+                environment={**ENVIRONMENT, **os.environ, **self._environment},
+            )
         except OSError as error:
             return _End(Cause.SPAWN, str(error), None, 0.0)
-        process = self._process
-        loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_unix_connection(
-                lambda: Connection(self._on_disconnected), sock=end
-            )
-            self._connection = connection
-            return await self._follow(process, connection)
+            return await self._follow(child)
         except asyncio.CancelledError:
-            if self._connection is not None and self._connection.ready.done():
-                self._connection.shutdown()
-                await process.wait(self._policy.stop_seconds)
+            if child.link.ready.done():
+                child.link.shutdown()
+                await child.wait(self._policy.stop_seconds)
             raise
         finally:
-            if self._connection is None:
-                end.close()
-            else:
-                self._connection.close()
-                self._connection = None
-            process.kill()
-            await process.wait(_KILL_SECONDS)
-            self._process = None
+            child.link.close()
+            await child.end()
+            self._child = None
 
-    async def _follow(self, process: EngineProcess, connection: Connection) -> _End:
+    async def _follow(self, child: Child[Connection]) -> _End:
         """Returns how the process ended, after waiting for that or deciding it."""
-        gone: set[asyncio.Future[Any]] = {connection.closed, process.exited}
+        connection = child.link
+        gone: set[asyncio.Future[Any]] = {connection.closed, child.exited}
         limit = self._policy.load_seconds
-        await asyncio.wait(
-            {connection.ready, *gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not connection.ready.done():
+        if not await child.loaded(limit):
             verdict = None
             if not any(future.done() for future in gone):
                 verdict = (Cause.LOAD_TIMEOUT, f"not ready within {limit:g} seconds")
-            return await self._end_of(process, connection, verdict, 0.0)
+            return await _end_of(child, verdict, 0.0)
         ready = connection.ready.result()
         self._load_seconds = ready.load_seconds
         ready_at = self._clock()
@@ -308,7 +299,7 @@ class Supervisor:
         if verdict:
             self._enter(EngineState.LOST, *verdict)
         connection.close()
-        return await self._end_of(process, connection, verdict, self._clock() - ready_at)
+        return await _end_of(child, verdict, self._clock() - ready_at)
 
     async def _watch(self, connection: Connection) -> tuple[Cause, str]:
         """Returns when the engine answers nothing, or makes no steps, for too long.
@@ -335,21 +326,15 @@ class Supervisor:
             if stuck_seconds >= policy.progress_seconds:
                 return Cause.NO_PROGRESS, f"no step for {stuck_seconds:.1f} seconds"
 
-    async def _end_of(
-        self,
-        process: EngineProcess,
-        connection: Connection,
-        verdict: tuple[Cause, str] | None,
-        served_seconds: float,
-    ) -> _End:
-        """Returns how a process ended that is leaving, or that `verdict` says is to be killed."""
-        exit_code = None if verdict else await process.wait(_COLLECT_SECONDS)
-        if verdict is None:
-            verdict = _explain(connection, exit_code)
-        if exit_code is None:
-            process.kill()
-            exit_code = await process.wait(_KILL_SECONDS)
-        return _End(*verdict, exit_code, served_seconds)
+
+async def _end_of(
+    child: Child[Connection], verdict: tuple[Cause, str] | None, served_seconds: float
+) -> _End:
+    """Returns how a process ended that is leaving, or that `verdict` says is to be killed."""
+    exit_code = None if verdict else await child.wait(_COLLECT_SECONDS)
+    if verdict is None:
+        verdict = _explain(child.link, exit_code)
+    return _End(*verdict, await child.end(), served_seconds)
 
 
 def _explain(connection: Connection, exit_code: int | None) -> tuple[Cause, str]:

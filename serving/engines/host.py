@@ -1,15 +1,13 @@
 """The engine process: `python -m serving.engines.host --fd N --engine DIRECTORY`.
 
 It loads the runtime that the engine names, says `Ready`, and turns the engine loop. It is started
-by the supervisor and lives as long as the other end of the socket: it ignores SIGTERM and SIGINT,
-which a process group's parent may send to every child long before the last stream has drained, and
-leaves when the socket closes, even while it loads or hangs.
+by the supervisor and lives as long as the other end of the socket: it leaves when that closes, even
+while it loads or hangs.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import os
 import signal
@@ -27,7 +25,7 @@ from serving.boundary import engine, family
 from serving.boundary.channel import Inbox, Outbox
 from serving.boundary.contract import FatalError, Runtime
 from serving.boundary.engine import EngineError, RuntimeName
-from serving.boundary.framing import widen
+from serving.boundary.entry import enter
 from serving.boundary.messages import (
     ExitCode,
     Fatal,
@@ -46,7 +44,6 @@ RUNTIMES: dict[RuntimeName, str] = {
 _CLOSE_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001
 """How long the engine loop may keep the interpreter from the inbox; Python's own is 5 ms."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Loadable(Protocol):
@@ -150,25 +147,13 @@ def end_group() -> None:
     os._exit(ExitCode.PARENT_LEFT)
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent dies, even if it hangs in foreign code."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(arguments: list[str]) -> int:
     """Runs the engine process; returns its exit code, one of `ExitCode`."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = argparse.ArgumentParser(prog="serving.engines.host")
-    parser.add_argument("--fd", type=int, required=True, help="a connected Unix stream socket")
     parser.add_argument("--engine", type=Path, required=True, help="the engine directory")
-    options = parser.parse_args(arguments)
-    die_with_parent()
+    end, options = enter(parser, arguments)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    os.set_inheritable(options.fd, False)
-    with socket.socket(fileno=options.fd) as end:
-        widen(end)
+    with end:
         return Process(end, options.engine).run()
 
 

@@ -1,22 +1,24 @@
-"""The grammar process: `python -m serving.grammar.process --ranks FILE --vocab-size N`.
+"""The grammar process: `python -m serving.grammar.process --fd N --ranks FILE --vocab-size N`.
 
-It compiles each grammar that comes as a line of JSON on standard input, and answers with a line
-that holds why it cannot be used, or an empty string. The first line says that it is ready. A
-compiler that does not end is ended from outside, or by the alarm when nobody is left to do so; its
-memory is bounded by the kernel.
+It compiles each grammar that comes from its socket, and answers with why it cannot be used, or an
+empty string. The first message says that it is ready. A compiler that does not end is ended from
+outside; its memory is bounded by the kernel.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
-import signal
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
+from serving.boundary.entry import enter
+from serving.boundary.framing import receive, send
 from serving.grammar.core import Compiler, GrammarError
 from serving.grammar.ranks import read_pieces
 
@@ -39,38 +41,27 @@ def verdict(compiler: Compiler, grammar: str) -> str:
     return ""
 
 
-def answer(lines: IO[bytes], out: IO[bytes], compiler: Compiler, alarm_seconds: int) -> None:
-    """Answers line by line until the input ends."""
-    for line in lines:
-        signal.alarm(alarm_seconds)
-        result = verdict(compiler, msgspec.json.decode(line, type=str))
-        signal.alarm(0)
-        _write(out, result)
+def serve(end: socket.socket, compiler: Compiler) -> None:
+    """Answers one grammar after the other until the other side has closed."""
+    with suppress(ConnectionError):
+        send(end, "")
+        for payload in receive(end):
+            send(end, verdict(compiler, msgspec.msgpack.decode(payload, type=str)))
 
 
-def _write(out: IO[bytes], message: str) -> None:
-    out.write(msgspec.json.encode(message) + b"\n")
-    out.flush()
-
-
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Runs the process."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="serving.grammar.process")
     parser.add_argument("--ranks", type=Path, required=True)
     parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument("--alarm-seconds", type=int, required=True)
-    arguments = parser.parse_args()
+    end, options = enter(parser, arguments)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
-    # A signal to the whole group must not end it before the requests that are under way.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # tvm-ffi takes torch along where it finds it: seconds and memory for nothing here.
     modules: dict[str, Any] = sys.modules
     modules["torch"] = None
-    compiler = Compiler(read_pieces(arguments.ranks), arguments.vocab_size)
-    _write(sys.stdout.buffer, "")
-    answer(sys.stdin.buffer, sys.stdout.buffer, compiler, arguments.alarm_seconds)
+    with end:
+        serve(end, Compiler(read_pieces(options.ranks), options.vocab_size))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

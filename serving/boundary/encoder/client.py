@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable
 
+from serving.boundary.child import ENVIRONMENT, Child
 from serving.boundary.encoder.connection import (
     RETRY_AFTER_SECONDS,
     EncoderConnection,
@@ -18,13 +20,10 @@ from serving.boundary.encoder.connection import (
 )
 from serving.boundary.encoder.description import EncoderDescription
 from serving.boundary.encoder.messages import Input
-from serving.boundary.process import EngineProcess
 from serving.errors import ErrorKind, ServingError
 
 MODULE = "serving.engines.encoder.process"
 LOAD_SECONDS = 120.0
-_COLLECT_SECONDS = 0.5
-_STOP_SECONDS = 10.0
 
 
 class Encoder:
@@ -44,6 +43,7 @@ class Encoder:
     ) -> None:
         self.description = description
         self._options = [
+            *("--engine", str(description.directory)),
             *("--threads", str(threads), "--batch-tokens", str(batch_tokens)),
             *("--request-tokens", str(request_tokens)),
         ]
@@ -52,16 +52,16 @@ class Encoder:
         self._clock = clock
         self._on_failure = on_failure
         self._arriving = 0
-        self._connection: EncoderConnection | None = None
-        self._process: EngineProcess | None = None
+        self._child: Child[EncoderConnection] | None = None
         self._starting: asyncio.Task[EncoderConnection] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._not_before = -math.inf
         self._closed = False
 
     @property
     def pid(self) -> int | None:
         """The id of the process, or None while there is none."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     async def encode(
         self,
@@ -97,19 +97,18 @@ class Encoder:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
-        if self._connection is not None:
-            self._connection.close("the service stops")
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait(_STOP_SECONDS)
+        if self._child is not None:
+            await self._child.give_up("the service stops")
+        if self._following is not None:
+            await asyncio.wait({self._following})
 
     @property
     def _queued(self) -> int:
-        return 0 if self._connection is None else self._connection.queued
+        return 0 if self._child is None else self._child.link.queued
 
     async def _connected(self) -> EncoderConnection:
-        if self._connection is not None and not self._connection.over:
-            return self._connection
+        if self._child is not None and self._child.link.ready.done() and self._child.link.is_open:
+            return self._child.link
         if self._starting is None:
             if self._closed or self._clock() < self._not_before:
                 raise lost_error()
@@ -125,47 +124,33 @@ class Encoder:
     async def _start(self) -> EncoderConnection:
         """Returns the connection to a new process that is ready. Raises ServingError."""
         try:
-            if self._process is not None:
-                await self._process.wait(_STOP_SECONDS)
-            connection = await self._spawn()
-            try:
-                async with asyncio.timeout(LOAD_SECONDS):
-                    await connection.ready.wait()
-            except TimeoutError:
-                connection.close(f"it was not ready within {LOAD_SECONDS:g} seconds")
-            if connection.over:
+            if self._following is not None:
+                await asyncio.wait({self._following})
+            child = self._child = self._spawn()
+            self._following = asyncio.create_task(self._follow(child), name="encoder-end")
+            if not await child.loaded(LOAD_SECONDS):
+                child.link.close(f"it was not ready within {LOAD_SECONDS:g} seconds")
                 raise lost_error()
-            self._connection = connection
-            return connection
+            return child.link
         finally:
             self._starting = None
 
-    async def _spawn(self) -> EncoderConnection:
+    def _spawn(self) -> Child[EncoderConnection]:
+        options, environment = self._options, ENVIRONMENT | os.environ
         try:
-            process, end = EngineProcess.spawn(
-                self.description.directory, {}, MODULE, self._options
-            )
+            return Child(EncoderConnection(), MODULE, *options, environment=environment)
         except OSError as error:
             self._not_before = self._clock() + RETRY_AFTER_SECONDS
             self._on_failure(f"it cannot be started: {error}")
             raise lost_error() from None
-        self._process = process
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_unix_connection(
-            lambda: EncoderConnection(self._on_end), sock=end
-        )
-        return connection
 
-    def _on_end(self, connection: EncoderConnection) -> None:
-        def tell(exited: asyncio.Future[int]) -> None:
-            if not self._closed:
-                self._on_failure(f"{connection.why}; exit code {exited.result()}")
-
+    async def _follow(self, child: Child[EncoderConnection]) -> None:
+        """Returns when nothing is left of a process, and why it ended has been told."""
+        await child.link.closed
         self._not_before = self._clock() + RETRY_AFTER_SECONDS
-        if self._process is not None:
-            # It may still be saying why it leaves.
-            asyncio.get_running_loop().call_later(_COLLECT_SECONDS, self._process.kill)
-            self._process.exited.add_done_callback(tell)
+        loss = await child.give_up("it closed the connection")
+        if not self._closed:
+            self._on_failure(loss)
 
     def _too_long(self, error: TooLongError, inputs: int) -> ServingError:
         if error.place < 0:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
-
-import msgspec
 
 from serving.boundary.encoder.messages import (
     Drop,
@@ -18,9 +14,8 @@ from serving.boundary.encoder.messages import (
     Loaded,
     Part,
     Refused,
-    ToEncoder,
 )
-from serving.boundary.framing import FrameError, FrameReader, frame
+from serving.boundary.link import Link
 from serving.boundary.messages import Fatal
 from serving.errors import ErrorKind, ServingError
 
@@ -57,22 +52,11 @@ class TooLongError(Exception):
         self.tokens = tokens
 
 
-class EncoderConnection(asyncio.Protocol):
-    """One connection, from its first byte to its end.
+class EncoderConnection(Link[FromEncoder, Loaded]):
+    """The link to one encoder process, which may not be silent for long over its work."""
 
-    `ready` is set once the encoder is loaded, and when the connection is over: `why` says then what
-    is known of the reason. `on_end` is called once, when it is over.
-    """
-
-    def __init__(self, on_end: Callable[[EncoderConnection], None]) -> None:
-        self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
-        self.ready = asyncio.Event()
-        self.over = False
-        self.why = ""
-        self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader()
-        self._decoder = msgspec.msgpack.Decoder(FromEncoder)
+    def __init__(self) -> None:
+        super().__init__(FromEncoder)
         self._work: dict[int, _Work] = {}
         self._next_id = 1
         self._alarm: asyncio.TimerHandle | None = None
@@ -85,20 +69,20 @@ class EncoderConnection(asyncio.Protocol):
         Raises TooLongError, and ServingError (ENGINE_UNAVAILABLE) when the encoder is lost.
         Cancelling takes the work back.
         """
-        if self.over:
+        if not self.is_open:
             raise lost_error()
         request_id, self._next_id = self._next_id, self._next_id + 1
         answer: asyncio.Future[Vectors] = self._loop.create_future()
         work = _Work(answer, len(inputs), 4 * dimensions, vectors=[b""] * len(inputs))
         self._work[request_id] = work
         self._watch()
-        self._write(Encode(request_id, inputs, dimensions, truncate_tokens))
+        self.write(Encode(request_id, inputs, dimensions, truncate_tokens))
         try:
             return await answer
         except asyncio.CancelledError:
             # It counts as queued until the encoder says that it is not.
             if request_id in self._work:
-                self._write(Drop(request_id))
+                self.write(Drop(request_id))
             raise
 
     @property
@@ -106,33 +90,17 @@ class EncoderConnection(asyncio.Protocol):
         """How many requests the encoder has, those among them that are being taken back."""
         return len(self._work)
 
-    def close(self, why: str = "") -> None:
-        """Ends the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
-        self._end(why)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the event loop, first."""
-        self._transport = cast(asyncio.Transport, transport)
-
     def data_received(self, data: bytes) -> None:
         """Called by the event loop with what has arrived."""
         self._watch()
-        try:
-            for payload in self._reader.feed(data):
-                self._take(self._decoder.decode(payload))
-        except (FrameError, msgspec.MsgspecError) as error:
-            self.close(f"unreadable message: {error}")
+        super().data_received(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop, last."""
-        self._end("it closed the connection")
-
-    def _take(self, message: FromEncoder) -> None:
+    def take(self, message: FromEncoder) -> None:
+        """Takes a message that has arrived."""
         match message:
             case Loaded():
-                self.ready.set()
+                if not self.ready.done():
+                    self.ready.set_result(message)
             case Fatal():
                 self.close(message.message)
             case Part():
@@ -143,6 +111,15 @@ class EncoderConnection(asyncio.Protocol):
                 work = self._work.pop(message.id, None)
                 if work is not None and not work.answer.done():
                     work.answer.set_exception(TooLongError(message.place, message.tokens))
+
+    def lose(self) -> None:
+        """Ends every request that is under way."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        work, self._work = self._work, {}
+        for lost in work.values():
+            if not lost.answer.done():
+                lost.answer.set_exception(lost_error())
 
     def _add(self, part: Part) -> None:
         work = self._work.get(part.id)
@@ -166,23 +143,6 @@ class EncoderConnection(asyncio.Protocol):
     def _look(self) -> None:
         if self._work:
             self.close(f"it answered nothing for {SILENT_SECONDS:g} seconds")
-
-    def _end(self, why: str) -> None:
-        if self.over:
-            return
-        self.over, self.why = True, why
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self.ready.set()
-        work, self._work = self._work, {}
-        for lost in work.values():
-            if not lost.answer.done():
-                lost.answer.set_exception(lost_error())
-        self._on_end(self)
-
-    def _write(self, message: ToEncoder) -> None:
-        if self._transport is not None and not self.over:
-            self._transport.write(frame(msgspec.msgpack.encode(message)))
 
 
 def lost_error() -> ServingError:

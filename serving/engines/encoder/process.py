@@ -3,15 +3,13 @@
 It takes requests from its socket, runs batches of their texts, and sends back the vectors. Between
 two batches it looks for new requests and for those that were dropped; requests have their turns
 batch by batch, so that a short one need not wait for the end of a long one.
-It ignores SIGTERM and SIGINT, as the engine process does, and leaves when the socket closes.
+It leaves when the socket closes.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import os
-import signal
 import socket
 import sys
 import time
@@ -25,22 +23,19 @@ from serving.boundary.encoder.description import TOKENIZER, EncoderError, read
 from serving.boundary.encoder.messages import (
     Dropped,
     Encode,
-    FromEncoder,
     Loaded,
     Part,
     Refused,
     ToEncoder,
 )
-from serving.boundary.framing import FrameReader, frame, widen
+from serving.boundary.entry import enter
+from serving.boundary.framing import RECEIVE_BYTES, FrameReader, send
 from serving.boundary.messages import ExitCode, Fatal
 from serving.engines.encoder.batches import BatchQueue
 from serving.engines.encoder.model import SentenceEncoder, shorten
 from serving.engines.encoder.texts import TextQueue
 from serving.engines.encoder.tokens import TextTokenizer
-from serving.engines.host import die_with_parent
 from serving.hosting.garbage import set_aside
-
-_RECEIVE_BYTES = 1024 * 1024
 
 
 class EncoderLoop:
@@ -83,7 +78,7 @@ class EncoderLoop:
         What was dropped again in the meantime costs nothing.
         """
         try:
-            while data := self._end.recv(_RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT):
+            while data := self._end.recv(RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT):
                 wait = False
                 for payload in self._reader.feed(data):
                     self._take(self._decoder.decode(payload))
@@ -136,11 +131,6 @@ class EncoderLoop:
             send(self._end, Part(request, places, tokens, part.numpy().astype("<f4").tobytes()))
 
 
-def send(end: socket.socket, message: FromEncoder) -> None:
-    """Sends a message, and waits until the other side has taken it. Raises OSError."""
-    end.sendall(frame(msgspec.msgpack.encode(message)))
-
-
 def give_back_memory() -> None:
     """Gives the kernel what batches and loading have freed, where the C library keeps it: tensors
     of ever new sizes leave holes. It takes less than a millisecond."""
@@ -178,20 +168,14 @@ def serve(end: socket.socket, options: argparse.Namespace) -> int:
 
 def main(arguments: list[str]) -> int:
     """Runs the process; returns its exit code."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = argparse.ArgumentParser(prog="serving.engines.encoder.process")
-    parser.add_argument("--fd", type=int, required=True, help="a connected Unix stream socket")
     parser.add_argument("--engine", type=Path, required=True, help="the encoder's directory")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--batch-tokens", type=int, required=True)
     parser.add_argument("--request-tokens", type=int, required=True)
-    options = parser.parse_args(arguments)
-    die_with_parent()
-    os.set_inheritable(options.fd, False)
+    end, options = enter(parser, arguments)
     torch.set_num_threads(options.threads)
-    with socket.socket(fileno=options.fd) as end:
-        widen(end)
+    with end:
         return serve(end, options)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.boundary.process import ENVIRONMENT, EngineProcess
+from serving.boundary.child import ENVIRONMENT, Child
+from serving.boundary.link import Link
 
 WAIT_SECONDS = 20.0
 
@@ -25,21 +26,44 @@ wait
 """
 
 
+class Silent(Link[str, str]):
+    """A link over which nothing comes."""
+
+    def __init__(self) -> None:
+        super().__init__(str)
+
+    def take(self, message: str) -> None:
+        raise AssertionError(message)
+
+    def lose(self) -> None:
+        pass
+
+
+async def start(directory: Path, environment: dict[str, str]) -> Child[Silent]:
+    child = Child(
+        Silent(),
+        "some.module",
+        *("--engine", str(directory)),
+        environment=ENVIRONMENT | os.environ | environment,
+    )
+    assert not await child.loaded(0.0)
+    return child
+
+
 @pytest.fixture
-async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineProcess]:
+async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Child[Silent]]:
     program = tmp_path / "program"
     program.write_text(PROGRAM)
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    process, end = EngineProcess.spawn(tmp_path / "engine", {"OUT": str(tmp_path), "EXTRA": "1"})
+    process = await start(tmp_path / "engine", {"OUT": str(tmp_path), "EXTRA": "1"})
     yield process
-    end.close()
-    process.kill()
-    await process.wait(WAIT_SECONDS)
+    process.link.close()
+    await process.end()
 
 
-async def read(path: Path, process: EngineProcess) -> str:
+async def read(path: Path, process: Child[Silent]) -> str:
     """Returns a file that the program writes, once it is there."""
     while (content := content_of(path)) is None:
         assert await process.wait(0.005) is None
@@ -51,32 +75,34 @@ def content_of(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-async def test_it_is_told_its_engine_and_its_socket(process: EngineProcess, tmp_path: Path) -> None:
+async def test_it_is_told_its_options_and_its_socket(
+    process: Child[Silent], tmp_path: Path
+) -> None:
     await read(tmp_path / "ready", process)
     arguments = (tmp_path / "arguments").read_text().split()
-    assert arguments[:3] == ["-P", "-m", "serving.engines.host"]
+    assert arguments[:3] == ["-P", "-m", "some.module"]
     assert arguments[3::2] == ["--fd", "--engine"]
     assert arguments[6] == str(tmp_path / "engine")
 
 
 async def test_it_finds_this_very_package_and_uses_little_memory(
-    process: EngineProcess, tmp_path: Path
+    process: Child[Silent], tmp_path: Path
 ) -> None:
     await read(tmp_path / "ready", process)
     lines = (tmp_path / "environment").read_text().splitlines()
     environment = dict(line.split("=", 1) for line in lines if "=" in line)
     root, elsewhere = environment["PYTHONPATH"].split(os.pathsep)
-    assert (Path(root) / "serving" / "engines" / "host.py").exists()
+    assert (Path(root) / "serving" / "boundary" / "child.py").exists()
     assert elsewhere == "/elsewhere"
     assert environment["EXTRA"] == "1"
     assert ENVIRONMENT.items() <= environment.items() | dict(os.environ).items()
 
 
-async def test_it_leads_a_session_of_its_own(process: EngineProcess) -> None:
+async def test_it_leads_a_session_of_its_own(process: Child[Silent]) -> None:
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
 
 
-async def test_what_it_started_dies_with_it(process: EngineProcess, tmp_path: Path) -> None:
+async def test_what_it_started_dies_with_it(process: Child[Silent], tmp_path: Path) -> None:
     child = os.pidfd_open(int(await read(tmp_path / "ready", process)))
     try:
         process.kill()
@@ -110,7 +136,7 @@ async def test_what_has_left_its_group_and_session_dies_with_it(
     program.write_text(f'#!/bin/sh\nexec {sys.executable} "$OUT/daemon.py"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    process, end = EngineProcess.spawn(tmp_path, {"OUT": str(tmp_path)})
+    process = await start(tmp_path, {"OUT": str(tmp_path)})
     worker = int(await read(tmp_path / "ready", process))
     assert os.getsid(worker) != process.pid
     descriptor = os.pidfd_open(worker)
@@ -121,23 +147,23 @@ async def test_what_has_left_its_group_and_session_dies_with_it(
         assert select.select([descriptor], [], [], 0)[0]
     finally:
         os.close(descriptor)
-        end.close()
+        process.link.close()
 
 
-async def test_another_engine_process_is_left_alone(process: EngineProcess, tmp_path: Path) -> None:
+async def test_another_engine_process_is_left_alone(process: Child[Silent], tmp_path: Path) -> None:
     await read(tmp_path / "ready", process)
-    other, end = EngineProcess.spawn(tmp_path / "engine", {"OUT": str(tmp_path), "EXTRA": "2"})
+    other = await start(tmp_path / "engine", {"OUT": str(tmp_path), "EXTRA": "2"})
     other.kill()
     assert await other.wait(WAIT_SECONDS) == -signal.SIGKILL
-    end.close()
+    other.link.close()
     assert await process.wait(0.01) is None
 
 
-async def test_wait_does_not_wait_longer_than_told(process: EngineProcess) -> None:
+async def test_wait_does_not_wait_longer_than_told(process: Child[Silent]) -> None:
     assert await process.wait(0.01) is None
 
 
-async def test_kill_after_the_end_is_harmless(process: EngineProcess) -> None:
+async def test_kill_after_the_end_is_harmless(process: Child[Silent]) -> None:
     process.kill()
     assert await process.wait(WAIT_SECONDS) == -signal.SIGKILL
     process.kill()
@@ -151,16 +177,16 @@ async def test_the_end_is_told_however_often_and_early_it_is_killed(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     for _ in range(20):
-        process, end = EngineProcess.spawn(tmp_path, {})
+        process = await start(tmp_path, {})
         while not process.exited.done():
             process.kill()
             await asyncio.sleep(0)
-        end.close()
+        process.link.close()
         assert process.exited.result() in (3, -signal.SIGKILL)
 
 
 async def test_kill_is_harmless_when_something_else_has_collected_the_process(
-    process: EngineProcess, monkeypatch: pytest.MonkeyPatch
+    process: Child[Silent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.kill
 
@@ -172,3 +198,19 @@ async def test_kill_is_harmless_when_something_else_has_collected_the_process(
     monkeypatch.setattr(os, "kill", collected)
     process.kill()
     assert await process.wait(WAIT_SECONDS) is not None
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [("exit 3", "it left; exit code 3"), ("sleep 600", "it left; exit code -9")],
+)
+async def test_its_loss_is_one_line_with_the_cause_and_the_exit_code(
+    program: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "program").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "program").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "program"))
+    process = await start(tmp_path, {})
+    if "exit" in program:
+        assert await process.wait(WAIT_SECONDS) == 3
+    assert await process.give_up("it left") == told
