@@ -13,14 +13,13 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from engine_build import durable
+from engine_build import durable, space
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
 from engine_build.occupancy import alone, swap
@@ -45,7 +44,7 @@ def export(directory: Path, target: Path, advance: Advance = durable.ignore) -> 
     (STORAGE) before the first byte when there is no space.
     """
     built = engine.read(directory)
-    check_space(target.absolute().parent, size_bytes(built))
+    space.check(target.absolute(), size_bytes(built))
     partial = target.with_name(f".{target.name}.partial")
     with durable.explained(target):
         try:
@@ -79,7 +78,7 @@ def bring(source: Path, state: State, steps: Steps, *, force: bool = False) -> t
                 return directory, False
             work = state.incoming(built.name)
             durable.remove(work)
-            check_space(state.root, size_bytes(built))
+            space.check(state.root, size_bytes(built))
             step = "Unpacking and hashing the engine's files"
             try:
                 with steps.step(step, size_bytes(built)) as advance:
@@ -90,20 +89,6 @@ def bring(source: Path, state: State, steps: Steps, *, force: bool = False) -> t
             durable.write(work / MANIFEST_NAME, engine.encode(built))
             swap(work, directory, state.replaced(built.name))
     return directory, True
-
-
-def check_space(directory: Path, needed_bytes: int) -> None:
-    """Raises BuildError (STORAGE) when a directory's disk has not so much room."""
-    with durable.explained(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(directory).free
-    if free_bytes < needed_bytes:
-        raise BuildError(
-            ExitCode.STORAGE,
-            f"{directory}: {needed_bytes / 1e9:.1f} GB are to be written, "
-            f"{free_bytes / 1e9:.1f} GB are free",
-            "Free some space, or choose another disk",
-        )
 
 
 def _add_manifest(archive: tarfile.TarFile, built: Engine) -> None:

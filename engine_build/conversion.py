@@ -8,25 +8,21 @@ an engine holds its checkpoint as it is published, nothing of this happens.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from engine_build import assemble, durable
+from engine_build import assemble, durable, space
 from engine_build.assemble import Wanted
-from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import Checkpoint
+from engine_build.ledger import Ledger
 from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
 from engine_build.weights import contents, quantise, shard, tensors
 from serving.boundary.engine import CHECKPOINT_DIRECTORY
 from serving.hosting import machine
-
-SPARE_BYTES = 100_000_000
-"""What has to stay free on the disk."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +80,7 @@ class Conversion:
         if weights not in self._quantised:
             specs = contents.whole(self._checkpoint.architecture, weights)
             total_bytes = contents.size_bytes(specs)
-            self._check_space(target, total_bytes)
+            _check_space(target, total_bytes)
             with self._steps.step(f"Converting the weights to {weights}", total_bytes) as advance:
                 self._quantised[weights] = quantise.quantise(
                     source, target, weights, self._source, workers=_workers(), advance=advance
@@ -115,8 +111,7 @@ class Conversion:
         if not self._source:
             total_bytes = sum(file.size_bytes for file in self._checkpoint.files)
             with self._steps.step("Hashing the published files", total_bytes) as advance:
-                record = self._room / "hashed.json"
-                files = assemble.hashed(self._checkpoint.files, record, advance)
+                files = assemble.hashed(self._checkpoint.files, Ledger(self._room), advance)
             assemble.lend(self._checkpoint.files, room)
             with tensors.open_checkpoint(directory) as opened:
                 tensors.check(directory, opened, self._checkpoint.architecture)
@@ -132,7 +127,7 @@ class Conversion:
             sizes = self._checkpoint.architecture
             ranks = contents.cut(sizes, weights, mesh)
             total_bytes = sum(map(contents.size_bytes, ranks.values()))
-            self._check_space(target, total_bytes)
+            _check_space(target, total_bytes)
             with self._steps.step(f"Writing {len(ranks)} rank files", total_bytes) as advance:
                 self._sharded[name] = shard.shard(
                     whole,
@@ -154,18 +149,11 @@ class Conversion:
             if directory != CHECKPOINT_DIRECTORY or not (weights or name in made):
                 yield file
 
-    def _check_space(self, target: Path, total_bytes: int) -> None:
-        """Raises BuildError (STORAGE) with the numbers unless what is still to be written fits."""
-        done_bytes = sum(path.stat().st_size for path in target.glob(f"*{tensors.SUFFIX}"))
-        needed_bytes = max(0, total_bytes - done_bytes)
-        free_bytes = shutil.disk_usage(self._room).free
-        if free_bytes < needed_bytes + SPARE_BYTES:
-            raise BuildError(
-                ExitCode.STORAGE,
-                f"{target}: {needed_bytes / 1e9:.1f} GB are to be written, "
-                f"{free_bytes / 1e9:.1f} GB are free",
-                "Free some space, or set GPT_OSS_STATE to a directory on a larger disk",
-            )
+
+def _check_space(target: Path, total_bytes: int) -> None:
+    """Raises BuildError (STORAGE) unless what is still to be written fits."""
+    done_bytes = sum(path.stat().st_size for path in target.glob(f"*{tensors.SUFFIX}"))
+    space.check(target, max(0, total_bytes - done_bytes))
 
 
 def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[Wanted]:

@@ -1,33 +1,29 @@
 """Fetches a published checkpoint from Hugging Face: the pinned revision, the needed files alone.
 
 A download that broke off goes on at its last byte, also in a later run. A server that asks to wait
-is waited for. Every file is hashed once when it has arrived; a record beside the files says which
-ones have been.
+is waited for. Every file is hashed once, when it has arrived.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from engine_build import durable
+from engine_build import durable, ledger, space
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
+from engine_build.ledger import Ledger
 from engine_build.occupancy import alone
 from engine_build.progress import Steps
 from model_assets import manifest
 from model_assets.manifest import CheckpointFile
-
-SPARE_BYTES = 1_000_000_000
-"""What a download leaves free on the disk."""
 
 PIECE_BYTES = 1024 * 1024
 TRIES = 6
@@ -37,15 +33,6 @@ WAIT_VARIABLE = "GPT_OSS_FETCH_WAIT_SECONDS"
 WAIT_SECONDS = 3600.0
 
 LOCK_NAME = ".lock"
-RECORD_NAME = ".hashed.json"
-
-
-class _Hashed(msgspec.Struct, frozen=True):
-    """A file with the right contents. Size and time of change tell whether anyone touched it."""
-
-    size_bytes: int
-    changed_nanoseconds: int
-    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +57,7 @@ class Download:
         with alone(self.room / LOCK_NAME, steps, "another download of this checkpoint"):
             missing = self.missing()
             if missing:
-                self._check_space(self.missing_bytes())
+                space.check(self.room, self.missing_bytes())
             for number, file in enumerate(missing, start=1):
                 step = f"Fetching {file.path} ({number} of {len(missing)})"
                 with steps.step(step, file.size_bytes) as advance:
@@ -101,40 +88,27 @@ class Download:
 
     def _check_contents(self, steps: Steps) -> None:
         """Hashes what has not been hashed before. Raises BuildError (DATA)."""
-        record = self.room / RECORD_NAME
-        done: dict[str, _Hashed] = {}
-        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            done = msgspec.json.decode(record.read_bytes(), type=dict[str, _Hashed])
+        finished = Ledger(self.room)
         for file in self.described.files:
-            path = self.room / file.path
-            found = path.stat()
-            good = _Hashed(found.st_size, found.st_mtime_ns, file.sha256)
-            if done.get(file.path) == good or file.sha256 is None:
-                continue
-            with steps.step(f"Hashing {file.path}", file.size_bytes) as advance:
-                sha256 = durable.sha256(path, advance)
-            if (found.st_size, sha256) != (file.size_bytes, file.sha256):
-                path.unlink()
-                raise BuildError(
-                    ExitCode.DATA,
-                    f"{path}: has {found.st_size} bytes and sha256 {sha256}, the manifest says "
-                    f"{file.size_bytes} bytes and sha256 {file.sha256}",
-                    "It was deleted: run the same command again to fetch it again",
-                )
-            done[file.path] = good
-            durable.write(record, msgspec.json.encode(done))
+            if file.sha256 is not None:
+                check = partial(self._check, file, file.sha256, steps)
+                finished.once(file.path, self.room / file.path, file.sha256, check)
 
-    def _check_space(self, needed_bytes: int) -> None:
-        with durable.explained(self.room):
-            self.room.mkdir(parents=True, exist_ok=True)
-            free_bytes = shutil.disk_usage(self.room).free
-        if free_bytes < needed_bytes + SPARE_BYTES:
+    def _check(self, file: CheckpointFile, wanted: str, steps: Steps) -> tuple[str, msgspec.Raw]:
+        """Returns the sha256 of a file. Deletes it and raises BuildError if it is another."""
+        path = self.room / file.path
+        with steps.step(f"Hashing {file.path}", file.size_bytes) as advance:
+            sha256 = durable.sha256(path, advance)
+        found_bytes = path.stat().st_size
+        if (found_bytes, sha256) != (file.size_bytes, wanted):
+            path.unlink()
             raise BuildError(
-                ExitCode.STORAGE,
-                f"{self.room}: {needed_bytes / 1e9:.1f} GB are to be fetched, "
-                f"{free_bytes / 1e9:.1f} GB are free",
-                "Free some space, or set GPT_OSS_STATE to a directory on a larger disk",
+                ExitCode.DATA,
+                f"{path}: has {found_bytes} bytes and sha256 {sha256}, the manifest says "
+                f"{file.size_bytes} bytes and sha256 {wanted}",
+                "It was deleted: run the same command again to fetch it again",
             )
+        return sha256, ledger.NOTHING
 
     def _partial(self, file: CheckpointFile) -> Path:
         path = self.room / file.path
@@ -198,18 +172,18 @@ class Download:
         """
         from engine_build import hub
 
-        target, partial = self.room / file.path, self._partial(file)
+        target, growing = self.room / file.path, self._partial(file)
         with hub.opened(self._address(file), begin) as response:
             goes_on = begin > 0 and response.status_code == PARTIAL_CONTENT
             with durable.explained(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with partial.open("ab" if goes_on else "wb") as written:
+                with growing.open("ab" if goes_on else "wb") as written:
                     for piece in response.iter_bytes(PIECE_BYTES):
                         written.write(piece)
                         written.flush()
                         advance(len(piece))
                     os.fsync(written.fileno())
-                partial.replace(target)
+                growing.replace(target)
                 durable.sync_directory(target.parent)
 
 

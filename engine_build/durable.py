@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 
 from engine_build.failure import BuildError, ExitCode
 
@@ -16,6 +19,7 @@ PIECE_BYTES = 8 * 1024 * 1024
 HASHED_BYTES = 1024 * 1024
 """Fits into a core's cache, so that what was read is hashed from there."""
 
+Content = TypeVar("Content")
 Advance = Callable[[int], None]
 """Told of every piece of work done, in bytes."""
 
@@ -58,6 +62,19 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_directory(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a value as JSON for people and machines. The file is whole or absent."""
+    write(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def read_json(path: Path, kind: type[Content]) -> Content | None:
+    """Returns what a JSON file holds; None for a file that is missing or holds something else."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
 
 
 def place(source: Path, target: Path, advance: Advance = ignore) -> None:

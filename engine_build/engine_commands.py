@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
@@ -54,12 +53,12 @@ def verify(
     steps = _steps()
     total_bytes = archive.size_bytes(engine.read(directory))
     with steps.step("Hashing the engine's files", total_bytes) as advance:
-        found = show.verify(directory, advance)
+        found = verification.check(directory, advance)
     if run:
         where = verification.path(place.state(), found.name)
         measured = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         with steps.step("Running the engine on the golden prompts, and measuring it"):
-            report = verification.verify(directory, found, measured)
+            report = verification.run(directory, found, measured)
         for line in verification.lines(report, verification.keep(report, where)):
             typer.echo(line)
         typer.echo(f"Report: {where}")
@@ -78,8 +77,7 @@ def tune_engine(
     state, steps = place.state(), _steps()
     with alone(state.lock(built.name), steps):
         report = tune.tune(directory, compare=compare, note=steps.console.print)
-        content = msgspec.json.format(msgspec.json.encode(report), indent=2)
-        durable.write(state.tuning(built.name), content + b"\n")
+        durable.write_json(state.tuning(built.name), report)
         store = place.model_store()
         if publish.published(built, store):
             publish.carry_cache(directory, store)
@@ -89,20 +87,19 @@ def tune_engine(
 
 
 def calibrate(name: EngineName) -> None:
-    """Measures static scales for FP8 activations, with the calibration set, on the CPU."""
-    # Here, because numpy takes a while and the other commands need none.
+    """Measures the largest numbers that come to the experts, with the calibration set, on a CPU."""
+    # Here, because torch takes a while and the other commands need none.
     from engine_build.weights import calibration
 
     directory = _find(name)
     built = engine.read(directory)
     with _steps().step("Running the calibration set"):
-        scales = calibration.measure(directory, built)
-    path = place.state().scales(built.name)
-    calibration.write(path, scales)
-    largest = max(site.largest for site in scales.sites.values() if site.measured)
+        found = calibration.calibrate(directory, built)
+    path = place.state().calibration(built.name)
+    durable.write_json(path, found)
     typer.echo(
-        f"{path}: {len(scales.sites)} scales from {scales.prompts} prompts of {scales.tokens} "
-        f"tokens; the largest number that came to an expert is {largest:.4g}"
+        f"{path}: {len(found.largest)} layers, {found.prompts} prompts of {found.tokens} tokens; "
+        f"the largest number that came to an expert is {max(found.largest.values()):.4g}"
     )
 
 

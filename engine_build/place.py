@@ -44,9 +44,9 @@ class State:
         """Returns the report of an engine's last tuning."""
         return self.root / "engines" / f"{name}.tune.json"
 
-    def scales(self, name: str) -> Path:
-        """Returns the static scales for activations that were measured with an engine."""
-        return self.root / "engines" / f"{name}.activation_scales.json"
+    def calibration(self, name: str) -> Path:
+        """Returns what `calibrate` measured with an engine."""
+        return self.root / "engines" / f"{name}.calibration.json"
 
     def lock(self, name: str) -> Path:
         """Returns the file that one build of this engine at a time holds locked."""
@@ -73,10 +73,3 @@ def model_store(environ: Mapping[str, str] = os.environ) -> Path:
     """
     home = environ.get("BENTOML_HOME") or "~/bentoml"
     return Path(os.path.expanduser(home)).absolute() / "models"
-
-
-def existing(path: Path) -> Path:
-    """Returns the nearest directory above that exists, on whose disk the path will be."""
-    while not path.exists():
-        path = path.parent
-    return path

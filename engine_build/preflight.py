@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine_build import conversion, download
+from engine_build import space
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import Given, Published
-from engine_build.place import State, existing
+from engine_build.place import State
 from engine_build.profiles.cpu_plan import gb
 from engine_build.settle import Settled, building_bytes, plan_cpu
 from serving.hosting import machine
@@ -36,15 +36,14 @@ def lacks(settled: Settled, source: Given | Published, state: State) -> Iterator
     if plan.needs_compiler and shutil.which(COMPILER) is None:
         yield f"there is no {COMPILER}, without which weights take several times the memory"
     needed_bytes = max(0, plan.converted - _held_bytes(state.conversion(plan.profile)))
-    spare_bytes = conversion.SPARE_BYTES
     fetches = isinstance(source, Published) and bool(source.download().missing())
     if isinstance(source, Published) and fetches:
         needed_bytes += source.download().missing_bytes()
-        spare_bytes = download.SPARE_BYTES
-    free_bytes = shutil.disk_usage(existing(state.root)).free
-    if free_bytes < needed_bytes + spare_bytes:
+    needed_bytes += space.SPARE_BYTES
+    free_bytes = space.free_bytes(state.root)
+    if free_bytes < needed_bytes:
         yield (
-            f"disk: {gb(needed_bytes + spare_bytes)} are needed in {state.root}, which "
+            f"disk: {gb(needed_bytes)} are needed in {state.root}, which "
             f"GPT_OSS_STATE names, {gb(free_bytes)} are free"
         )
     if isinstance(source, Published) and fetches:

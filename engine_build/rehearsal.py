@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine_build import fetch
+from engine_build import fetch, space
 from engine_build.build import finished
 from engine_build.failure import BuildError
 from engine_build.fetch import Compact, Expected, Given, Published
-from engine_build.place import State, existing
+from engine_build.place import State
 from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
 from engine_build.proof import gate
@@ -29,7 +28,7 @@ def of_fetch(described: manifest.Checkpoint, source: Given | Published | Compact
     if not missing:
         yield f"fetch: nothing, {_total(files)} are here"
     elif isinstance(source, Published):
-        free_bytes = shutil.disk_usage(existing(source.room)).free
+        free_bytes = space.free_bytes(source.room)
         yield f"fetch: {_total(missing)} of {_total(files)} into {source.room}"
         yield f"  {_size(free_bytes)} are free there"
     else:

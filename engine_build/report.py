@@ -44,7 +44,7 @@ def write(path: Path, made: Made, inputs: str, tag: str | None, steps: Sequence[
     """Writes the report of a build. What it did not measure stays as an earlier build of the same
     engine found it."""
     built = made.engine
-    earlier = _read(path)
+    earlier = durable.read_json(path, Report)
     if earlier is not None and (earlier.inputs, earlier.digest) == (inputs, built.digest):
         made = Made(built, made.conversion or earlier.conversion, made.ranks or earlier.ranks)
     content = Report(
@@ -57,11 +57,4 @@ def write(path: Path, made: Made, inputs: str, tag: str | None, steps: Sequence[
         conversion=made.conversion,
         ranks=made.ranks,
     )
-    durable.write(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-
-
-def _read(path: Path) -> Report | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
+    durable.write_json(path, content)

@@ -7,39 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from engine_build import durable
-from engine_build.durable import Advance
-from engine_build.failure import BuildError
 from engine_build.place import State
 from engine_build.proof import gate
 from serving.boundary import engine
 from serving.boundary.engine import MANIFEST_NAME, Engine, EngineError
-
-AGAIN = "Build the engine again with --force"
-
-
-def verify(directory: Path, advance: Advance = durable.ignore) -> Engine:
-    """Returns the manifest after reading every header and hashing every file, with progress.
-
-    Raises BuildError naming the first tensor or field that is not what it must be, EngineError
-    naming the first file that has changed.
-    """
-    # Here, because numpy takes a while and what only lists engines needs none.
-    from engine_build.weights import contents
-
-    found = engine.read(directory)
-    try:
-        contents.check(directory, found)
-    except BuildError as error:
-        raise BuildError(error.exit_code, error.message, AGAIN) from None
-    for file in found.files:
-        sha256 = durable.sha256(directory / file.path, advance)
-        if sha256 != file.sha256:
-            raise EngineError(
-                f"{directory / file.path} has changed: sha256 {sha256}, engine.json says "
-                f"{file.sha256}. {AGAIN}"
-            )
-    return found
 
 
 def table(directory: Path, found: Engine) -> Table:

@@ -19,10 +19,10 @@ import msgspec
 from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import probe
+from engine_build.proof.probe import Batch
 from serving.boundary import engine
 from serving.boundary.contract import EngineHandle
 from serving.boundary.engine import Engine
-from serving.boundary.sampling import Sampling
 from serving.errors import ServingError
 
 KEEPING = frozenset({"trtllm"})
@@ -30,28 +30,18 @@ KEEPING = frozenset({"trtllm"})
 
 DECODED_TOKENS = 8
 FIRST_PROMPT_TOKENS = 16
-_ORDINARY = 199_998
-"""Ids below it are text in every GPT-OSS vocabulary."""
-
 Clock = Callable[[], float]
-
-
-class Shape(msgspec.Struct, frozen=True):
-    """Sequences that run at once, and how long their prompts are."""
-
-    sequences: int
-    prompt_tokens: int
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """One shape: the first time after a start, and once more."""
 
-    shape: Shape
+    shape: Batch
     first_seconds: float
     again_seconds: float
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class EngineStart(msgspec.Struct, frozen=True, kw_only=True):
     """One start of the engine and the shapes after it."""
 
     start_seconds: float
@@ -59,19 +49,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     timings: tuple[Timing, ...]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class TuningReport(msgspec.Struct, frozen=True, kw_only=True):
     """What tuning measured and left. Stands beside the engine, and is no part of it."""
 
     digest: str
     runtime: str
-    first: Run
-    second: Run | None
+    first: EngineStart
+    second: EngineStart | None
     """With what the first run had left; None when it was not asked for."""
     cache_files: int
     cache_bytes: int
 
 
-def shapes(built: Engine) -> list[Shape]:
+def shapes(built: Engine) -> list[Batch]:
     """Returns what the engine will serve: every graph's batch, and prompts up to a whole step.
 
     Batches without graphs are powers of two up to max_batch_size. Prompts are powers of two up to
@@ -84,8 +74,8 @@ def shapes(built: Engine) -> list[Shape]:
     if limits.max_num_tokens + FIRST_PROMPT_TOKENS <= longest:
         prompts.append(limits.max_num_tokens + FIRST_PROMPT_TOKENS)
     short = min(FIRST_PROMPT_TOKENS, longest)
-    return [Shape(count, short) for count in sorted(batches)] + [
-        Shape(1, tokens) for tokens in prompts if tokens > short
+    return [Batch(count, short) for count in sorted(batches)] + [
+        Batch(1, tokens) for tokens in prompts if tokens > short
     ]
 
 
@@ -95,7 +85,7 @@ def tune(
     compare: bool,
     note: Callable[[str], None],
     clock: Clock = time.monotonic,
-) -> Report:
+) -> TuningReport:
     """Runs every shape, with `compare` in a second start too, and returns what was measured.
 
     Raises BuildError when the engine does not start or fails a shape, STORAGE when it cannot keep
@@ -114,7 +104,7 @@ def tune(
         note("Starting it once more with what it has kept")
         second = asyncio.run(_run(directory, wanted, clock))
     kept = [path for path in cache.rglob("*") if path.is_file()]
-    return Report(
+    return TuningReport(
         digest=built.digest,
         runtime=built.runtime,
         first=first,
@@ -124,7 +114,7 @@ def tune(
     )
 
 
-def lines(report: Report) -> Iterator[str]:
+def lines(report: TuningReport) -> Iterator[str]:
     """Yields what a person wants to know of a report."""
     for name, run in (("first", report.first), ("second", report.second)):
         if run is None:
@@ -141,7 +131,7 @@ def lines(report: Report) -> Iterator[str]:
         yield f"kept: nothing; the {report.runtime} runtime starts the same every time"
 
 
-async def _run(directory: Path, wanted: Sequence[Shape], clock: Clock) -> Run:
+async def _run(directory: Path, wanted: Sequence[Batch], clock: Clock) -> EngineStart:
     ids = random.Random(0)  # noqa: S311 - token ids, the same in every run
     began = clock()
     async with probe.running(directory) as supervisor:
@@ -150,38 +140,19 @@ async def _run(directory: Path, wanted: Sequence[Shape], clock: Clock) -> Run:
             timings = [
                 Timing(
                     shape=shape,
-                    first_seconds=round(await _serve(supervisor, shape, ids, clock), 4),
-                    again_seconds=round(await _serve(supervisor, shape, ids, clock), 4),
+                    first_seconds=round(await _seconds(supervisor, shape, ids, clock), 4),
+                    again_seconds=round(await _seconds(supervisor, shape, ids, clock), 4),
                 )
                 for shape in wanted
             ]
         except ServingError as error:
             raise BuildError(ExitCode.DATA, f"{directory} stopped: {error}") from None
-    return Run(start_seconds=round(start_seconds, 3), timings=tuple(timings))
+    return EngineStart(start_seconds=round(start_seconds, 3), timings=tuple(timings))
 
 
-async def _serve(engine: EngineHandle, shape: Shape, ids: random.Random, clock: Clock) -> float:
-    """Returns the seconds of one shape. Its prompts are new, so that no cached prefix shortens
-    them."""
-    sampling = Sampling(max_tokens=DECODED_TOKENS, temperature=0.0, ignore_eos=True)
+async def _seconds(engine: EngineHandle, batch: Batch, ids: random.Random, clock: Clock) -> float:
     began = clock()
-    streams = [
-        engine.open([ids.randrange(_ORDINARY) for _ in range(shape.prompt_tokens)], [sampling])
-        for _ in range(shape.sequences)
-    ]
-    try:
-        for stream in streams:
-            while outputs := await stream.receive():
-                for _, output in outputs:
-                    if output.fault is not None:
-                        raise BuildError(
-                            ExitCode.DATA,
-                            f"the engine failed {shape.sequences} prompts of "
-                            f"{shape.prompt_tokens} tokens: {output.fault.message}",
-                        )
-    finally:
-        for stream in streams:
-            stream.close()
+    await probe.run_batch(engine, batch, DECODED_TOKENS, ids)
     return clock() - began
 
 

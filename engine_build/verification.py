@@ -1,6 +1,6 @@
-"""Runs an engine to see that it still answers as it did, and how fast it is.
+"""Shows that an engine is whole, that it still answers as it did, and how fast it is.
 
-The figures are a smoke test's: a few seconds of made-up prompts, enough to see that a driver, a
+The rates are a smoke test's: a few seconds of made-up prompts, enough to see that a driver, a
 kernel or a neighbour has made an engine several times slower, not to compare engines by.
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from engine_build import durable
+from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
 from engine_build.proof import golden, probe
-from engine_build.tune import Shape
-from serving.boundary.contract import EngineHandle
-from serving.boundary.engine import Engine
-from serving.boundary.sampling import Sampling
+from engine_build.proof.probe import Batch
+from serving.boundary import engine
+from serving.boundary.engine import Engine, EngineError
 from serving.errors import ServingError
 
 DECODED_TOKENS = 64
@@ -31,16 +31,15 @@ STREAMS = 16
 SLOWER = 0.5
 """A figure below this part of the one before is pointed out."""
 
-_ORDINARY = 199_998
-"""Ids below it are text in every GPT-OSS vocabulary."""
+AGAIN = "Build the engine again with --force"
 
 Clock = Callable[[], float]
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
     """How fast the engine was with one shape, from the first prompt to the last token."""
 
-    shape: Shape
+    shape: Batch
     decoded_tokens: int
     """Of each sequence."""
     seconds: float
@@ -48,7 +47,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """Of all sequences: decoded ones, or of the prompt where one token was decoded."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a verification found. Stands beside the engine, and is no part of it."""
 
     digest: str
@@ -59,7 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     golden: tuple[str, ...]
     """The prompts that were answered as in engine.json."""
     load_seconds: float | None
-    figures: tuple[Figure, ...]
+    figures: tuple[Rate, ...]
     measured: str
     """UTC, to the minute."""
 
@@ -69,12 +68,39 @@ def path(state: State, name: str) -> Path:
     return state.report(name).with_name(f"{name}.verify.json")
 
 
-def verify(
+def check(directory: Path, advance: Advance = durable.ignore) -> Engine:
+    """Returns the manifest after reading every header and hashing every file, with progress.
+
+    Raises BuildError naming the first tensor or field that is not what it must be, EngineError
+    naming the first file that has changed.
+    """
+    # Here, because numpy takes a while and the other commands need none.
+    from engine_build.weights import contents
+
+    found = engine.read(directory)
+    try:
+        contents.check(directory, found)
+    except BuildError as error:
+        raise BuildError(error.exit_code, error.message, AGAIN) from None
+    for file in found.files:
+        sha256 = durable.sha256(directory / file.path, advance)
+        if sha256 != file.sha256:
+            raise EngineError(
+                f"{directory / file.path} has changed: sha256 {sha256}, engine.json says "
+                f"{file.sha256}. {AGAIN}"
+            )
+    return found
+
+
+def run(
     directory: Path, built: Engine, measured: str, clock: Clock = time.perf_counter
-) -> Report:
+) -> VerificationReport:
     """Runs the golden prompts, then measures. Raises BuildError for another answer than then."""
+    # Here, because numpy takes a while and the other commands need none.
+    from engine_build.weights import contents
+
     golden.check(directory, built)
-    report = Report(
+    report = VerificationReport(
         digest=built.digest,
         runtime=built.runtime,
         runtime_version=built.runtime_version,
@@ -84,15 +110,15 @@ def verify(
         figures=(),
         measured=measured,
     )
-    if built.runtime == "embedded" and built.mesh.tensor_parallel > 1:
+    if contents.is_cut(built.runtime, built.mesh):
         return report  # The service does not run rank files, so there is no rate to have.
     return asyncio.run(_measure(directory, built, report, clock))
 
 
-def keep(report: Report, where: Path) -> Report | None:
+def keep(report: VerificationReport, where: Path) -> VerificationReport | None:
     """Writes the report, and returns the one that it replaces if it is of the same engine."""
-    earlier = _read(where)
-    durable.write(where, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    earlier = durable.read_json(where, VerificationReport)
+    durable.write_json(where, report)
     same = earlier is not None and (earlier.digest, earlier.device) == (
         report.digest,
         report.device,
@@ -100,7 +126,7 @@ def keep(report: Report, where: Path) -> Report | None:
     return earlier if same else None
 
 
-def lines(report: Report, earlier: Report | None = None) -> Iterator[str]:
+def lines(report: VerificationReport, earlier: VerificationReport | None = None) -> Iterator[str]:
     """Yields what a person wants to know of a report."""
     yield f"golden prompts answered as when it was built: {', '.join(report.golden) or 'none'}"
     if not report.figures:
@@ -118,7 +144,7 @@ def lines(report: Report, earlier: Report | None = None) -> Iterator[str]:
             yield "  warning: less than half of then; is something else running here?"
 
 
-def shapes(built: Engine) -> list[tuple[Shape, int]]:
+def shapes(built: Engine) -> list[tuple[Batch, int]]:
     """Returns what is measured, with the tokens to decode: one sequence, several, a prompt."""
     limits = built.limits
     decoded = min(DECODED_TOKENS, max(1, limits.max_seq_len // 2))
@@ -126,22 +152,25 @@ def shapes(built: Engine) -> list[tuple[Shape, int]]:
     many = min(STREAMS, limits.max_batch_size)
     long = min(LONG_TOKENS, limits.max_seq_len - 1)
     return [
-        (Shape(1, short), decoded),
-        *([(Shape(many, short), decoded)] if many > 1 else []),
-        (Shape(1, long), 1),
+        (Batch(1, short), decoded),
+        *([(Batch(many, short), decoded)] if many > 1 else []),
+        (Batch(1, long), 1),
     ]
 
 
-async def _measure(directory: Path, built: Engine, report: Report, clock: Clock) -> Report:
+async def _measure(
+    directory: Path, built: Engine, report: VerificationReport, clock: Clock
+) -> VerificationReport:
     ids = random.Random(0)  # noqa: S311 - token ids, the same in every run
     async with probe.running(directory) as supervisor:
         ready = supervisor.ready
         try:
             figures = []
             for shape, decoded in shapes(built):
-                await _run(supervisor, _prompts(shape, ids), decoded)  # what it meets for the first
+                # What a shape costs the first time is not measured.
+                await probe.run_batch(supervisor, shape, decoded, ids)
                 began = clock()
-                tokens = await _run(supervisor, _prompts(shape, ids), decoded)
+                tokens = await probe.run_batch(supervisor, shape, decoded, ids)
                 figures.append(_figure(shape, decoded, tokens, clock() - began))
         except ServingError as error:
             raise BuildError(ExitCode.DATA, f"{directory} stopped: {error}") from None
@@ -153,37 +182,9 @@ async def _measure(directory: Path, built: Engine, report: Report, clock: Clock)
     )
 
 
-def _prompts(shape: Shape, ids: random.Random) -> list[list[int]]:
-    """Returns prompts that no cached prefix shortens."""
-    return [
-        [ids.randrange(_ORDINARY) for _ in range(shape.prompt_tokens)]
-        for _ in range(shape.sequences)
-    ]
-
-
-async def _run(engine: EngineHandle, prompts: Sequence[list[int]], decoded: int) -> int:
-    """Runs prompts at once and returns the tokens decoded. Raises BuildError for a failed one."""
-    sampling = Sampling(max_tokens=decoded, temperature=0.0, ignore_eos=True)
-    streams = [engine.open(prompt, [sampling]) for prompt in prompts]
-    tokens = 0
-    try:
-        for stream in streams:
-            while outputs := await stream.receive():
-                for _, output in outputs:
-                    if output.fault is not None:
-                        raise BuildError(
-                            ExitCode.DATA, f"the engine failed a prompt: {output.fault.message}"
-                        )
-                    tokens += len(output.tokens)
-    finally:
-        for stream in streams:
-            stream.close()
-    return tokens
-
-
-def _figure(shape: Shape, decoded: int, tokens: int, seconds: float) -> Figure:
+def _figure(shape: Batch, decoded: int, tokens: int, seconds: float) -> Rate:
     counted = tokens if decoded > 1 else shape.sequences * shape.prompt_tokens
-    return Figure(
+    return Rate(
         shape=shape,
         decoded_tokens=decoded,
         seconds=round(seconds, 4),
@@ -191,14 +192,7 @@ def _figure(shape: Shape, decoded: int, tokens: int, seconds: float) -> Figure:
     )
 
 
-def _words(one: Figure) -> str:
+def _words(one: Rate) -> str:
     if one.decoded_tokens == 1:
         return f"a prompt of {one.shape.prompt_tokens} tokens"
     return "1 stream" if one.shape.sequences == 1 else f"{one.shape.sequences} streams"
-
-
-def _read(where: Path) -> Report | None:
-    try:
-        return msgspec.json.decode(where.read_bytes(), type=Report)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None

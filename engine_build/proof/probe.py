@@ -7,14 +7,18 @@ reach the next one that a build starts.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from engine_build.failure import BuildError, ExitCode
-from serving.boundary.contract import EngineHandle
+from serving.boundary.contract import EngineHandle, SequenceStream
 from serving.boundary.lifecycle import EngineState, Policy
+from serving.boundary.messages import Output
 from serving.boundary.sampling import Sampling
 from serving.boundary.supervisor import Supervisor
 from serving.errors import ServingError
@@ -22,6 +26,15 @@ from serving.harmony.vocabulary import CALL, RETURN
 
 ALTERNATIVES = 20
 """As many likeliest tokens as a request may ask for."""
+_ORDINARY = 199_998
+"""Ids below it are text in every GPT-OSS vocabulary."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Sequences that run at once, and how long their prompts are."""
+
+    sequences: int
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +104,43 @@ async def answer(engine: EngineHandle, question: Question, *, logprobs: bool) ->
     tokens: list[int] = []
     likeliest: list[dict[int, float]] = []
     try:
-        while outputs := await stream.receive():
-            for _, output in outputs:
-                if output.fault is not None:
-                    raise BuildError(
-                        ExitCode.DATA, f"the engine failed a prompt: {output.fault.message}"
-                    )
-                tokens.extend(output.tokens)
-                for token, entry in zip(output.tokens, output.logprobs or (), strict=False):
-                    likeliest.append({token: entry.logprob, **dict(entry.top)})
+        async for output in _outputs(stream, "a prompt"):
+            tokens.extend(output.tokens)
+            for token, entry in zip(output.tokens, output.logprobs or (), strict=False):
+                likeliest.append({token: entry.logprob, **dict(entry.top)})
     finally:
         stream.close()
     return Answer(tuple(tokens), tuple(likeliest))
+
+
+async def run_batch(
+    engine: EngineHandle, batch: Batch, decoded_tokens: int, ids: random.Random
+) -> int:
+    """Runs a batch of made-up prompts and returns the tokens decoded. Raises BuildError.
+
+    The prompts are new, so that no cached prefix shortens them.
+    """
+    sampling = Sampling(max_tokens=decoded_tokens, temperature=0.0, ignore_eos=True)
+    what = f"{batch.sequences} prompts of {batch.prompt_tokens} tokens"
+    streams = [
+        engine.open([ids.randrange(_ORDINARY) for _ in range(batch.prompt_tokens)], [sampling])
+        for _ in range(batch.sequences)
+    ]
+    tokens = 0
+    try:
+        for stream in streams:
+            async for output in _outputs(stream, what):
+                tokens += len(output.tokens)
+    finally:
+        for stream in streams:
+            stream.close()
+    return tokens
+
+
+async def _outputs(stream: SequenceStream, what: str) -> AsyncIterator[Output]:
+    """Yields what a sequence gives. Raises BuildError (DATA) when the engine fails it."""
+    while outputs := await stream.receive():
+        for _, output in outputs:
+            if output.fault is not None:
+                raise BuildError(ExitCode.DATA, f"the engine failed {what}: {output.fault.message}")
+            yield output

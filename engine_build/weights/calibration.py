@@ -1,47 +1,44 @@
-"""Static scales for FP8 activations: measured on a fixed set of prompts, or known without that.
+"""The largest numbers that come to each layer's experts: what a format for activations must hold.
 
-A runtime that quantises activations with static scales stores a number x as E4M3 of x / scale. A
-scale is the largest magnitude that the calibration set brings to a place, times a margin, divided
-by 448, the largest E4M3 number. The set is model_assets/calibration.json: short prompts in many
-languages, code, mathematics, tables.
-
-Places, for layer N:
-
-    model.layers.N.mlp.experts.gate_up_proj   what goes into an expert: measured
-    model.layers.N.mlp.experts.down_proj      what goes into its second matrix: known. GPT-OSS
-        clamps: gate to at most 7, up to -7 ... 7, and (up + 1) * gate * sigmoid(1.702 * gate) is
-        then never beyond 8 * 7 = 56. The scale is 56 / 448 = 1/8 and nothing ever saturates.
-
-Whoever can run the model gives a `Probe`; `probe` is that of the embedded runtime.
+They are measured with a fixed set of prompts, model_assets/calibration.json: short ones in many
+languages, code, mathematics, tables. What comes to an expert's second matrix is known without that:
+GPT-OSS clamps gate to at most 7 and up to -7 ... 7, so (up + 1) * gate * sigmoid(1.702 * gate) is
+never beyond 8 * 7 = 56.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import torch
 
 import model_assets
 from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
-from engine_build.weights import fp8
 from engine_build.weights.contents import is_cut
 from serving.boundary.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Engine
+from serving.engines.embedded.checkpoint import CheckpointError
+from serving.engines.embedded.experts import Experts
+from serving.engines.embedded.kv_store import KvStore
+from serving.engines.embedded.loading import load_model
+from serving.engines.embedded.model import Model
+from serving.engines.embedded.plan import Planner, Span
 from serving.harmony.conversation import Assistant, Conversation, ReasoningEffort, System, User
 from serving.harmony.render import render
 from serving.harmony.vocabulary import Vocabulary, VocabularyError
 
 SET = Path(model_assets.__file__).parent / "calibration.json"
-SCHEMA_VERSION = 1
-MARGIN = 1.25
-"""Other prompts may go a little beyond the set."""
 ANSWER = "All right."
 """Stands between the turns of a user who speaks twice."""
-
-Probe = Callable[[Sequence[int]], Iterable[tuple[str, float]]]
-"""Runs one prompt and yields (place, largest magnitude that came there)."""
+BLOCK_TOKENS = 32
+RESERVED_BLOCKS = 1
+"""The null block of a cache."""
+CPU = torch.device("cpu")
 
 
 class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,28 +49,19 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: tuple[str, ...]
 
 
-class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One place. `measured` False: `largest` is a bound that holds for every input."""
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured. `calibration_sha256` is that of the set."""
 
-    largest: float
-    scale: float
-    measured: bool
-
-
-class Scales(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file `activation_scales.json`. `calibration_sha256` is that of the set."""
-
-    schema_version: int = SCHEMA_VERSION
     calibration_sha256: str
     prompts: int
     tokens: int
-    margin: float
-    sites: dict[str, Site]
+    largest: dict[str, float]
+    """Magnitudes by what they come to: model.layers.N.mlp.experts.gate_up_proj."""
 
 
-def prompts(vocabulary: Vocabulary, path: Path = SET) -> dict[str, list[int]]:
+def prompts(vocabulary: Vocabulary) -> dict[str, list[int]]:
     """Returns the token ids of every prompt of the set by name."""
-    read = msgspec.json.decode(path.read_bytes(), type=tuple[Prompt, ...])
+    read = msgspec.json.decode(SET.read_bytes(), type=tuple[Prompt, ...])
     return {prompt.name: render(_conversation(prompt), vocabulary) for prompt in read}
 
 
@@ -85,64 +73,12 @@ def _conversation(prompt: Prompt) -> Conversation:
     return Conversation(system=System(reasoning_effort=prompt.reasoning_effort), turns=tuple(turns))
 
 
-def calibrate(
-    asked: Mapping[str, Sequence[int]],
-    probe: Probe,
-    *,
-    layers: int,
-    swiglu_limit: float,
-    sha256: str,
-    margin: float = MARGIN,
-) -> Scales:
-    """Returns the scales of all places of a model.
-
-    Raises BuildError (DATA) naming the place and the prompt where a number is not finite, or a
-    layer from which the probe told nothing.
-    """
-    largest: dict[str, float] = {}
-    for name, tokens in asked.items():
-        for place, magnitude in probe(tokens):
-            if not math.isfinite(magnitude):
-                raise BuildError(
-                    ExitCode.DATA,
-                    f"{place}: not a finite number at prompt {name}",
-                    "Verify weights",
-                )
-            largest[place] = max(magnitude, largest.get(place, 0.0))
-    bound = (swiglu_limit + 1) * swiglu_limit
-    sites: dict[str, Site] = {}
-    for layer in range(layers):
-        experts = f"model.layers.{layer}.mlp.experts."
-        if not largest.get(experts + "gate_up_proj"):
-            raise BuildError(
-                ExitCode.DATA, f"{experts}gate_up_proj: no prompt brought a number to it"
-            )
-        found = largest[experts + "gate_up_proj"]
-        sites[experts + "gate_up_proj"] = Site(
-            largest=found, scale=found * margin / fp8.LARGEST, measured=True
-        )
-        sites[experts + "down_proj"] = Site(
-            largest=bound, scale=bound / fp8.LARGEST, measured=False
-        )
-    return Scales(
-        calibration_sha256=sha256,
-        prompts=len(asked),
-        tokens=sum(map(len, asked.values())),
-        margin=margin,
-        sites=sites,
-    )
-
-
-def measure(directory: Path, built: Engine) -> Scales:
-    """Returns the scales of an engine's model, run on the CPU by the embedded runtime.
+def calibrate(directory: Path, built: Engine) -> Calibration:
+    """Returns what the prompts bring to an engine's experts, run on the CPU in float32.
 
     Raises BuildError: CONFIGURATION for an engine of rank files, DATA for a checkpoint that does
     not load or gives what is no number.
     """
-    # Here, because torch takes a while.
-    from engine_build.weights.calibration_probe import probe
-    from serving.engines.embedded.checkpoint import CheckpointError, read_config
-
     if is_cut(built.runtime, built.mesh):
         raise BuildError(
             ExitCode.CONFIGURATION,
@@ -152,36 +88,71 @@ def measure(directory: Path, built: Engine) -> Scales:
     try:
         asked = prompts(Vocabulary.load(directory / RANKS_PATH))
         checkpoint = directory / CHECKPOINT_DIRECTORY
-        config = read_config(checkpoint)
-        run = probe(checkpoint, max(map(len, asked.values())))
+        model = load_model(checkpoint, block_tokens=BLOCK_TOKENS, dtype=torch.float32, device=CPU)
     except (CheckpointError, VocabularyError) as error:
         raise BuildError(ExitCode.DATA, str(error)) from None
-    return calibrate(
-        asked,
-        run,
-        layers=config.num_layers,
-        swiglu_limit=config.swiglu_limit,
-        sha256=durable.sha256(SET),
+    largest: dict[str, float] = {}
+    for name, tokens in asked.items():
+        for place, magnitude in magnitudes(model, tokens):
+            if not math.isfinite(magnitude):
+                raise BuildError(
+                    ExitCode.DATA,
+                    f"{place}: not a finite number at prompt {name}",
+                    "Verify the engine",
+                )
+            largest[place] = max(magnitude, largest.get(place, 0.0))
+    return Calibration(
+        calibration_sha256=durable.sha256(SET),
+        prompts=len(asked),
+        tokens=sum(map(len, asked.values())),
+        largest=largest,
     )
 
 
-def write(path: Path, scales: Scales) -> None:
-    """Writes the file, whole or not at all."""
-    durable.write(path, msgspec.json.format(msgspec.json.encode(scales), indent=2) + b"\n")
+@dataclass(frozen=True, slots=True)
+class _Watched(Experts):
+    """Experts that note the largest magnitude of what comes to them."""
+
+    place: str
+    seen: dict[str, float]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """As `Experts`."""
+        self.seen[self.place] = float(x.abs().max())
+        return Experts.__call__(self, x)
 
 
-def read(path: Path) -> Scales:
-    """Returns the scales of a file. Raises BuildError."""
-    try:
-        scales = msgspec.json.decode(path.read_bytes(), type=Scales)
-    except FileNotFoundError:
-        raise BuildError(ExitCode.MISSING, f"{path} is missing") from None
-    except msgspec.MsgspecError as error:
-        raise BuildError(ExitCode.DATA, f"{path}: {error}", "Calibrate again") from None
-    if scales.schema_version != SCHEMA_VERSION:
-        raise BuildError(
-            ExitCode.DATA,
-            f"{path}: schema_version is {scales.schema_version}, not {SCHEMA_VERSION}",
-            "Calibrate again",
+def magnitudes(model: Model, tokens: Sequence[int]) -> Iterator[tuple[str, float]]:
+    """Yields the largest magnitude that one prompt brings to each layer's experts."""
+    seen: dict[str, float] = {}
+    watched = _watch(model, seen)
+    blocks = -(-len(tokens) // BLOCK_TOKENS) + RESERVED_BLOCKS
+    planner = Planner(model.sizes, blocks, blocks, model.dtype, CPU)
+    table = np.arange(RESERVED_BLOCKS, blocks)
+    store = KvStore((blocks,) * len(watched.layers), model.sizes, model.dtype, CPU)
+    span = Span(np.array(tokens, dtype=np.int64), 0, table, table, samples=True)
+    with torch.inference_mode():
+        watched.forward(planner.plan([span]), store)
+    yield from seen.items()
+
+
+def _watch(model: Model, seen: dict[str, float]) -> Model:
+    """Returns the model with its experts watched.
+
+    The forward pass computes its last layer for the rows that are sampled alone. So the last layer
+    comes once more, unwatched, and the one before it sees every row.
+    """
+    layers = tuple(
+        replace(
+            layer,
+            experts=_Watched(
+                router=layer.experts.router,
+                per_token=layer.experts.per_token,
+                bank=layer.experts.bank,
+                place=f"model.layers.{index}.mlp.experts.gate_up_proj",
+                seen=seen,
+            ),
         )
-    return scales
+        for index, layer in enumerate(model.layers)
+    )
+    return replace(model, layers=(*layers, model.layers[-1]))

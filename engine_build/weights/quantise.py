@@ -28,12 +28,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine_build import durable, once
+from engine_build import durable
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
-from engine_build.once import Made
+from engine_build.ledger import FinishedFile, Ledger
 from engine_build.weights import fp8, int8, tensors
-from engine_build.weights.tensor_file import Bytes, Spec, Written, pieces, write
+from engine_build.weights.tensor_file import Bytes, Spec, pieces, write
 from engine_build.weights.tensors import Tensors
 
 REPORT_NAME = "quantisation.json"
@@ -107,6 +107,7 @@ def quantise(
     chosen = policy(precision)
     with durable.explained(target):
         target.mkdir(parents=True, exist_ok=True)
+    finished = Ledger(target)
     with tensors.open_checkpoint(source) as opened, ThreadPoolExecutor(workers) as pool:
         groups = _groups(planned(opened.specs, chosen))
         tasks = {
@@ -114,7 +115,8 @@ def quantise(
             for group, specs in groups.items()
         }
         made = pool.map(
-            lambda name: _file(target / name, *tasks[name], identity, precision, advance), tasks
+            lambda name: _file(finished, target / name, *tasks[name], identity, precision, advance),
+            tasks,
         )
         done = dict(zip(tasks, made, strict=True))
     weight_map = {name: file for file, (specs, _) in tasks.items() for name in specs}
@@ -124,11 +126,10 @@ def quantise(
     report = Report(
         source=identity,
         precision=precision,
-        findings=sum((one.findings for one in done.values()), Findings()),
+        findings=sum(map(_findings, done.values()), Findings()),
         files={name: one.sha256 for name, one in done.items()},
     )
-    encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    durable.write(target / REPORT_NAME, encoded + b"\n")
+    durable.write_json(target / REPORT_NAME, report)
     return report
 
 
@@ -194,18 +195,23 @@ def _file_name(group: str, count: int) -> str:
 
 
 def _file(
+    finished: Ledger,
     path: Path,
     specs: Mapping[str, Spec],
     contents: _Contents,
     identity: str,
     precision: str,
     advance: Advance,
-) -> Made[Findings]:
-    def make() -> tuple[Written, Findings]:
+) -> FinishedFile:
+    def make() -> tuple[str, msgspec.Raw]:
         written = write(path, specs, contents, advance=advance)
-        return written, contents.findings
+        return written.sha256, msgspec.Raw(msgspec.json.encode(contents.findings))
 
-    return once.once(path, f"{identity} {precision}", make, Made[Findings], advance)
+    return finished.once(path.name, path, f"{identity} {precision}", make, advance)
+
+
+def _findings(file: FinishedFile) -> Findings:
+    return msgspec.json.decode(file.findings, type=Findings)
 
 
 class _Contents:

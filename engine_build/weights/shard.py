@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from engine_build import durable, once
+from engine_build import durable, ledger
 from engine_build.durable import Advance
-from engine_build.once import Made
+from engine_build.ledger import FinishedFile, Ledger
 from engine_build.weights import layout, tensors
 from engine_build.weights.inventory import Sizes
-from engine_build.weights.tensor_file import Bytes, Spec, Written, write
+from engine_build.weights.tensor_file import Bytes, Spec, write
 from engine_build.weights.tensors import Tensors
 from serving.engines.embedded.place import Place
 
@@ -64,11 +63,14 @@ def shard(
     made_from = f"{identity} tp{tensor_parallel} ep{expert_parallel}"
     with durable.explained(target):
         target.mkdir(parents=True, exist_ok=True)
+    finished = Ledger(target)
     with tensors.open_checkpoint(source) as opened, ThreadPoolExecutor(workers) as pool:
         # Every rank's file is planned before the first is written: what cannot be cut shows now.
         plans = {place: layout.rank_specs(opened.specs, place, sizes) for place in ranks}
         made = pool.map(
-            lambda place: _file(target, place, plans[place], opened, sizes, made_from, advance),
+            lambda place: _file(
+                finished, target, place, plans[place], opened, sizes, made_from, advance
+            ),
             ranks,
         )
         done = dict(zip(map(file_name, ranks), made, strict=True))
@@ -80,12 +82,12 @@ def shard(
     )
     config = (source / tensors.CONFIG_NAME).read_bytes()
     durable.write(target / tensors.CONFIG_NAME, config)
-    encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    durable.write(target / REPORT_NAME, encoded + b"\n")
+    durable.write_json(target / REPORT_NAME, report)
     return report
 
 
 def _file(
+    finished: Ledger,
     target: Path,
     place: Place,
     specs: Mapping[str, Spec],
@@ -93,7 +95,7 @@ def _file(
     sizes: Sizes,
     made_from: str,
     advance: Advance,
-) -> Made[Any]:
+) -> FinishedFile:
     path = target / file_name(place)
     metadata = {
         "rank": str(place.rank),
@@ -104,7 +106,8 @@ def _file(
     def contents(name: str) -> Iterator[Bytes]:
         return opened.stream(name, layout.cut(name, place, sizes))
 
-    def make() -> tuple[Written, None]:
-        return write(path, specs, contents, metadata=metadata, advance=advance), None
+    def make() -> tuple[str, msgspec.Raw]:
+        written = write(path, specs, contents, metadata=metadata, advance=advance)
+        return written.sha256, ledger.NOTHING
 
-    return once.once(path, made_from, make, Made[None], advance)
+    return finished.once(path.name, path, made_from, make, advance)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine_build import assemble, durable
+from engine_build import assemble, durable, ledger
 from engine_build.assemble import Wanted
 from engine_build.failure import BuildError, ExitCode
+from engine_build.ledger import Ledger
 
 
 @pytest.fixture
@@ -25,25 +26,24 @@ def wanted(tmp_path: Path) -> list[Wanted]:
 
 
 def test_files_are_hashed_where_they_are_and_once(tmp_path: Path, wanted: list[Wanted]) -> None:
-    record = tmp_path / "room" / "hashed.json"
+    record = tmp_path / "links" / ledger.NAME
     read: list[int] = []
-    first = assemble.hashed(wanted, record, read.append)
+    first = assemble.hashed(wanted, Ledger(record.parent), read.append)
     assert [(file.path, file.sha256) for file in first] == [
         ("checkpoint/one", durable.digest(b"first")),
         ("two", durable.digest(b"second!")),
     ]
     assert sum(read) == 12
     before = record.stat().st_mtime_ns
-    assert assemble.hashed(wanted, record, read.append) == first
+    assert assemble.hashed(wanted, Ledger(record.parent), read.append) == first
     assert sum(read) == 24  # told of every byte again, for the bar
     assert record.stat().st_mtime_ns == before
 
 
 def test_a_file_that_changed_is_hashed_again(tmp_path: Path, wanted: list[Wanted]) -> None:
-    record = tmp_path / "hashed.json"
-    assemble.hashed(wanted, record)
+    assemble.hashed(wanted, Ledger(tmp_path))
     wanted[1].origin.write_bytes(b"another")
-    assert assemble.hashed(wanted, record)[1].sha256 == durable.digest(b"another")
+    assert assemble.hashed(wanted, Ledger(tmp_path))[1].sha256 == durable.digest(b"another")
 
 
 def test_other_contents_than_the_manifests_are_named_and_left_alone(
@@ -51,7 +51,7 @@ def test_other_contents_than_the_manifests_are_named_and_left_alone(
 ) -> None:
     wanted[0].origin.write_bytes(b"fi?st")
     with pytest.raises(BuildError, match=r"origins/one has 5 bytes and sha256") as caught:
-        assemble.hashed(wanted, tmp_path / "hashed.json")
+        assemble.hashed(wanted, Ledger(tmp_path))
     assert caught.value.exit_code is ExitCode.DATA
     assert wanted[0].origin.exists()
 

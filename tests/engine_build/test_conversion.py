@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import conversion, durable
+from engine_build import conversion, durable, space
 from engine_build.failure import BuildError, ExitCode
 from engine_build.report import Report
 from engine_build.weights import contents, layout, quantise, shard
@@ -129,7 +129,7 @@ def test_a_disk_that_is_too_small_is_named_before_the_first_byte(
 ) -> None:
     scene = furnish(tmp_path, "fp8")
     usage = shutil.disk_usage(tmp_path)
-    small = usage._replace(free=conversion.SPARE_BYTES)
+    small = usage._replace(free=space.SPARE_BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: small)
     with pytest.raises(BuildError, match=r"0\.0 GB are to be written, 0\.1 GB are free") as caught:
         scene.build(publish=False)

@@ -104,8 +104,8 @@ def test_what_the_server_refuses_is_said(
 def test_no_space_is_found_before_the_first_byte(
     download: Download, steps: Steps, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_build.download.SPARE_BYTES", 1 << 60)
-    with pytest.raises(BuildError, match="are to be fetched") as caught:
+    monkeypatch.setattr("engine_build.space.SPARE_BYTES", 1 << 60)
+    with pytest.raises(BuildError, match="are to be written") as caught:
         download.fetch(steps)
     assert caught.value.exit_code is ExitCode.STORAGE
     assert hub.asked == []

@@ -64,7 +64,7 @@ def test_the_disk_holds_what_is_fetched_and_what_is_converted(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Disk(20_000_000_000))
-    assert "disk: 27.34 GB are needed" in refusal(check)
+    assert "disk: 26.44 GB are needed" in refusal(check)
 
 
 def test_a_server_that_cannot_be_reached_is_told(

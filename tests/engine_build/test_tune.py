@@ -10,7 +10,7 @@ import pytest
 from engine_build import publish, tune
 from engine_build.failure import BuildError
 from engine_build.fetch import RANKS
-from engine_build.tune import Shape
+from engine_build.proof.probe import Batch
 from serving.boundary import engine
 from serving.boundary.engine import CudaGraphs, Engine, Limits
 from serving.engines.replay import directory as replay_engine
@@ -34,17 +34,17 @@ def silent(_line: str) -> None:
 
 def test_batches_are_the_graphs_or_powers_of_two_and_prompts_fill_a_step(tmp_path: Path) -> None:
     built = play(tmp_path, Repeat(ids=(5,)))
-    prompts = [Shape(1, 32), Shape(1, 64), Shape(1, 80)]
-    assert tune.shapes(built) == [Shape(n, 16) for n in (1, 2, 4, 6)] + prompts
+    prompts = [Batch(1, 32), Batch(1, 64), Batch(1, 80)]
+    assert tune.shapes(built) == [Batch(n, 16) for n in (1, 2, 4, 6)] + prompts
     graphs = msgspec.structs.replace(built, cuda_graphs=CudaGraphs(batch_sizes=(1, 6)))
-    assert tune.shapes(graphs) == [Shape(1, 16), Shape(6, 16), *prompts]
+    assert tune.shapes(graphs) == [Batch(1, 16), Batch(6, 16), *prompts]
 
 
 def test_no_shape_is_longer_than_a_sequence_may_be(tmp_path: Path) -> None:
     built = play(tmp_path, Repeat(ids=(5,)))
     short = Limits(max_batch_size=1, max_num_tokens=64, max_seq_len=40)
     found = tune.shapes(msgspec.structs.replace(built, limits=short))
-    assert found == [Shape(1, 16), Shape(1, 32)]
+    assert found == [Batch(1, 16), Batch(1, 32)]
 
 
 def test_every_shape_runs_twice_in_each_of_two_starts(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from engine_build import verification
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS
 from engine_build.proof import golden
-from engine_build.tune import Shape
-from engine_build.verification import Report
+from engine_build.proof.probe import Batch
+from engine_build.verification import VerificationReport
 from serving.boundary import engine
 from serving.boundary.engine import Engine, Golden, Limits, Mesh
 from serving.engines.replay import directory as replay_engine
@@ -33,16 +33,16 @@ def play(directory: Path, *steps: ScriptStep) -> Engine:
     return engine.read(directory)
 
 
-def measure(directory: Path, built: Engine) -> Report:
+def measure(directory: Path, built: Engine) -> VerificationReport:
     """Verifies by a clock that shows one second more at each look."""
     seconds = count()
-    return verification.verify(directory, built, WHEN, lambda: float(next(seconds)))
+    return verification.run(directory, built, WHEN, lambda: float(next(seconds)))
 
 
 def test_one_sequence_several_and_a_prompt_are_measured(tmp_path: Path) -> None:
     report = measure(tmp_path, play(tmp_path, Repeat(ids=(5,))))
     rates = {one.shape: one.tokens_per_second for one in report.figures}
-    assert rates == {Shape(1, 16): 64.0, Shape(6, 16): 384.0, Shape(1, 255): 255.0}
+    assert rates == {Batch(1, 16): 64.0, Batch(6, 16): 384.0, Batch(1, 255): 255.0}
     assert report.load_seconds is not None
     assert report.device
     assert report.measured == WHEN
@@ -52,7 +52,7 @@ def test_a_small_engine_is_asked_for_what_it_can_hold(tmp_path: Path) -> None:
     built = play(tmp_path, Repeat(ids=(5,)))
     small = Limits(max_batch_size=1, max_num_tokens=8, max_seq_len=20)
     found = verification.shapes(msgspec.structs.replace(built, limits=small))
-    assert found == [(Shape(1, 10), 10), (Shape(1, 19), 1)]
+    assert found == [(Batch(1, 10), 10), (Batch(1, 19), 1)]
 
 
 def test_another_answer_than_then_is_no_rate(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_another_answer_than_then_is_no_rate(tmp_path: Path) -> None:
 
 def test_an_engine_that_fails_a_prompt_says_so(tmp_path: Path) -> None:
     built = play(tmp_path, Raise(kind="internal", message="no"))
-    with pytest.raises(BuildError, match="the engine failed a prompt: no"):
+    with pytest.raises(BuildError, match="the engine failed 1 prompts of 16 tokens: no"):
         measure(tmp_path, built)
 
 
@@ -77,7 +77,7 @@ def test_rank_files_of_the_embedded_runtime_have_no_rate(
     ranks = msgspec.structs.replace(
         built, runtime="embedded", mesh=Mesh(tensor_parallel=2, expert_parallel=2)
     )
-    report = verification.verify(tmp_path, ranks, WHEN)
+    report = verification.run(tmp_path, ranks, WHEN)
     assert not report.figures
     assert "no rate" in "\n".join(verification.lines(report))
 
@@ -111,5 +111,5 @@ def test_the_command_records_what_it_found(
     assert not where.exists()
     assert run("verify", str(tmp_path / "replay"), "--run") == 0
     assert "1 stream: " in capsys.readouterr().out
-    found = msgspec.json.decode(where.read_bytes(), type=Report)
+    found = msgspec.json.decode(where.read_bytes(), type=VerificationReport)
     assert found.digest == engine.read(tmp_path / "replay").digest

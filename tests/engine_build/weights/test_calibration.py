@@ -1,4 +1,4 @@
-"""Static scales, and the prompts that they are measured with."""
+"""What comes to the experts, and the prompts that it is measured with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from benchmarks.synthetic import generate
 from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import RANKS
-from engine_build.weights import calibration, fp8
-from engine_build.weights.calibration import Scales
-from engine_build.weights.calibration_probe import probe
+from engine_build.weights import calibration
+from engine_build.weights.calibration import Calibration
 from model_assets.development.shape import Shape
 from serving.boundary import engine
 from serving.boundary.engine import RANKS_PATH, Mesh
@@ -34,17 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationW
 
 CPU = torch.device("cpu")
 GATE_UP = "model.layers.{}.mlp.experts.gate_up_proj"
-DOWN = "model.layers.{}.mlp.experts.down_proj"
-
-
-def calibrate(largest: dict[str, float], layers: int = 2) -> Scales:
-    return calibration.calibrate(
-        {"one": [1, 2], "two": [3]},
-        lambda tokens: [(place, value / len(tokens)) for place, value in largest.items()],
-        layers=layers,
-        swiglu_limit=7.0,
-        sha256="ab",
-    )
 
 
 def test_the_set_renders_to_distinct_prompts_of_many_kinds() -> None:
@@ -54,50 +42,11 @@ def test_the_set_renders_to_distinct_prompts_of_many_kinds() -> None:
     assert len({token for tokens in prompts.values() for token in tokens}) > 500
 
 
-def test_a_scale_is_the_largest_of_all_prompts_with_its_margin() -> None:
-    found = calibrate({GATE_UP.format(0): 10.0, GATE_UP.format(1): 4.0})
-    site = found.sites[GATE_UP.format(0)]
-    # The second prompt has one token and so the larger number.
-    assert (site.largest, site.measured) == (10.0, True)
-    assert site.scale == pytest.approx(10 * calibration.MARGIN / fp8.LARGEST)
-    assert (found.prompts, found.tokens) == (2, 3)
-
-
-def test_what_the_clamp_bounds_is_not_measured() -> None:
-    found = calibrate({GATE_UP.format(0): 1.0, GATE_UP.format(1): 1.0})
-    site = found.sites[DOWN.format(1)]
-    assert (site.largest, site.scale, site.measured) == (56.0, 0.125, False)
+def test_what_the_clamp_bounds_needs_no_measurement() -> None:
     grid = torch.linspace(-60, 60, 401)
     gates, ups = torch.meshgrid(grid, grid, indexing="ij")
     rows = torch.stack((gates.flatten(), ups.flatten()), dim=-1)
-    outputs = SwiGlu(1.702, 7.0)(rows)
-    assert 55.9 < float(outputs.abs().max()) <= site.largest
-
-
-@pytest.mark.parametrize(
-    ("largest", "words"),
-    [
-        ({GATE_UP.format(0): float("nan")}, r"layers\.0\..*not a finite number at prompt one"),
-        ({GATE_UP.format(0): 1.0}, r"layers\.1\..*no prompt brought a number"),
-    ],
-)
-def test_a_measurement_that_cannot_be_is_refused(largest: dict[str, float], words: str) -> None:
-    with pytest.raises(BuildError, match=words) as info:
-        calibrate(largest)
-    assert info.value.exit_code is ExitCode.DATA
-
-
-def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
-    found = calibrate({GATE_UP.format(0): 1.0, GATE_UP.format(1): 2.0})
-    calibration.write(tmp_path / "scales.json", found)
-    assert calibration.read(tmp_path / "scales.json") == found
-    newer = msgspec.structs.replace(found, schema_version=2)
-    calibration.write(tmp_path / "scales.json", newer)
-    with pytest.raises(BuildError, match="schema_version is 2"):
-        calibration.read(tmp_path / "scales.json")
-    (tmp_path / "scales.json").write_text("{}")
-    with pytest.raises(BuildError, match="Calibrate again"):
-        calibration.read(tmp_path / "scales.json")
+    assert 55.9 < float(SwiGlu(1.702, 7.0)(rows).abs().max()) <= 56.0
 
 
 @pytest.fixture
@@ -130,19 +79,19 @@ def _inputs(model: Model, tokens: list[int]) -> list[float]:
     return largest
 
 
-def test_the_probe_sees_every_token_in_every_layer(checkpoint: Path) -> None:
+def test_every_token_is_seen_in_every_layer(checkpoint: Path) -> None:
     tokens = [(7 * index) % SMALL.vocab_size for index in range(40)]
     model = load_model(checkpoint, block_tokens=32, dtype=torch.float32, device=CPU)
     expected = _inputs(model, tokens)
-    run = probe(checkpoint, 64)
+    model = load_model(checkpoint, block_tokens=32, dtype=torch.float32, device=CPU)
     for _ in range(2):
-        found = dict(run(tokens))
+        found = dict(calibration.magnitudes(model, tokens))
         assert list(found) == [GATE_UP.format(layer) for layer in range(SMALL.num_hidden_layers)]
         assert list(found.values()) == pytest.approx(expected, rel=1e-3)
-    assert dict(run(tokens[:1])) != found
+    assert dict(calibration.magnitudes(model, tokens[:1])) != found
 
 
-def test_the_command_writes_the_scales_beside_the_engine(
+def test_the_command_writes_what_it_measured_beside_the_engine(
     scene: Scene,
     run: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
@@ -154,22 +103,42 @@ def test_the_command_writes_the_scales_beside_the_engine(
     ranks.parent.mkdir()
     ranks.symlink_to(RANKS)
     assert run("calibrate", "gpt-oss-development") == 0
-    assert "2 scales from 2 prompts of 43 tokens" in capsys.readouterr().out
-    found = calibration.read(scene.state.scales("gpt-oss-development"))
-    assert found.sites[GATE_UP.format(0)].largest > 0
+    assert "2 layers, 2 prompts of 43 tokens" in capsys.readouterr().out
+    path = scene.state.calibration("gpt-oss-development")
+    found = msgspec.json.decode(path.read_bytes(), type=Calibration)
+    assert list(found.largest) == [GATE_UP.format(0), GATE_UP.format(1)]
+    assert min(found.largest.values()) > 0
     assert found.calibration_sha256 == durable.sha256(calibration.SET)
+
+
+def test_the_largest_of_all_prompts_counts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = scene.engine / RANKS_PATH
+    ranks.parent.mkdir()
+    ranks.symlink_to(RANKS)
+    told = {1: 4.0, 2: 10.0, 3: 7.0}
+    asked = {"one": [1], "two": [2], "three": [3]}
+    monkeypatch.setattr(calibration, "prompts", lambda _vocabulary: asked)
+    monkeypatch.setattr(
+        calibration, "magnitudes", lambda _model, tokens: [("layer", told[tokens[0]])]
+    )
+    built = engine.read(scene.engine)
+    assert calibration.calibrate(scene.engine, built).largest == {"layer": 10.0}
+    told[3] = float("nan")
+    with pytest.raises(BuildError, match="layer: not a finite number at prompt three") as info:
+        calibration.calibrate(scene.engine, built)
+    assert info.value.exit_code is ExitCode.DATA
 
 
 def test_rank_files_are_not_calibrated(scene: Scene) -> None:
     built = engine.read(scene.engine)
     cut = msgspec.structs.replace(built, mesh=Mesh(tensor_parallel=2, expert_parallel=2))
     with pytest.raises(BuildError, match="is cut into 2 rank files") as info:
-        calibration.measure(scene.engine, cut)
+        calibration.calibrate(scene.engine, cut)
     assert info.value.exit_code is ExitCode.CONFIGURATION
 
 
 def test_a_checkpoint_that_does_not_load_is_named(scene: Scene) -> None:
     built = engine.read(scene.engine)
     with pytest.raises(BuildError, match=r"o200k_base\.tiktoken\.xz") as info:
-        calibration.measure(scene.engine, built)
+        calibration.calibrate(scene.engine, built)
     assert info.value.exit_code is ExitCode.DATA
