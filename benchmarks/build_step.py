@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from engine_build import assemble, durable
-from engine_build.assemble import Wanted
+from engine_build.assemble import PlannedFile
 from engine_build.weights import quantise, shard, tensors
 from model_assets import manifest
 from model_assets.development.shape import Shape
@@ -50,7 +50,9 @@ def verify(source: Path, _target: Path, sizes: Shape, workers: int) -> str:
 
 def place(source: Path, target: Path, _sizes: Shape, _workers: int) -> str:
     """Puts the files into an engine directory, hashed, with a record for the manifest."""
-    wanted = [Wanted(path.name, path, path.stat().st_size) for path in sorted(source.iterdir())]
+    wanted = [
+        PlannedFile(path.name, path, path.stat().st_size) for path in sorted(source.iterdir())
+    ]
     return f"{len(assemble.assemble(wanted, target))} files"
 
 

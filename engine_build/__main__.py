@@ -21,7 +21,7 @@ from engine_build.profiles import plan
 from engine_build.profiles import profile as profiles
 from engine_build.progress import Steps
 from engine_build.proof import golden
-from engine_build.settle import Settled, cpu_lines, make_plan, settle
+from engine_build.resolve import ResolvedProfile, cpu_lines, make_plan, resolve
 from serving.boundary.engine import EngineError
 
 app = typer.Typer(
@@ -52,17 +52,17 @@ def build(
 ) -> None:
     """Builds the engine of a profile; does nothing when it is built already."""
     started = time.monotonic()
-    settled = settle(name, purpose)
-    for note in settled.notes:
+    resolved = resolve(name, purpose)
+    for note in resolved.notes:
         typer.echo(note)
     if dry_run:
         store = place.model_store() if publish else None
-        source = fetch.find(settled.profile, checkpoint, place.state())
-        for line in rehearsal.of_build(settled, source, place.state(), store):
+        source = fetch.find(resolved.profile, checkpoint, place.state())
+        for line in rehearsal.of_build(resolved, source, place.state(), store):
             typer.echo(line)
         return
     with _resumable():
-        outcome = _build(settled, checkpoint, publish, force)
+        outcome = _build(resolved, checkpoint, publish, force)
     how = f"built in {time.monotonic() - started:.1f} s" if outcome.worked else "up to date"
     for line in show.verdict(outcome.engine):
         typer.echo(line)
@@ -77,11 +77,11 @@ def obtain(name: Annotated[str, typer.Argument(help="As of `find`, or a profile'
     except BuildError:
         if name not in profiles.names():
             raise
-        directory = _obtain(settle(name, None))
+        directory = _obtain(resolve(name, None))
     typer.echo(directory.absolute())
 
 
-def _obtain(wanted: Settled) -> Path:
+def _obtain(wanted: ResolvedProfile) -> Path:
     name, device = wanted.profile.name, wanted.profile.device
     if device.kind != "cpu":
         raise BuildError(
@@ -96,10 +96,10 @@ def _obtain(wanted: Settled) -> Path:
         return _build(wanted, None, publish=False, force=False).directory
 
 
-def _build(wanted: Settled, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
+def _build(wanted: ResolvedProfile, checkpoint: Path | None, publish: bool, force: bool) -> Outcome:
     source, state = fetch.choose(wanted.profile, checkpoint, place.state()), place.state()
     # What this repository holds is some megabytes.
-    if wanted.profile.device.kind == "cpu" and not isinstance(source, fetch.Compact):
+    if wanted.profile.device.kind == "cpu" and not isinstance(source, fetch.CompactCheckpoint):
         # Here, because numpy takes a while and a build that has nothing to do needs none.
         from engine_build import preflight
 
@@ -126,7 +126,7 @@ def fetch_checkpoint(
     dry_run: DryRun = False,
 ) -> None:
     """Fetches and hashes the checkpoint of a profile; needs no GPU and no runtime."""
-    described = fetch.describe(settle(name, None).profile)
+    described = fetch.describe(resolve(name, None).profile)
     source = fetch.locate(described, checkpoint, place.state())
     if dry_run:
         for line in rehearsal.of_fetch(described, source):
@@ -150,7 +150,7 @@ def _resumable() -> Iterator[None]:
 @app.command(name="plan")
 def plan_memory(name: ProfileName, purpose: Purpose = None) -> None:
     """Shows what an engine would hold in memory; needs neither GPU nor weights."""
-    wanted = settle(name, purpose)
+    wanted = resolve(name, purpose)
     if wanted.profile.device.kind != "cpu":
         for line in (*wanted.notes, *plan.lines(make_plan(wanted.profile))):
             typer.echo(line)

@@ -22,7 +22,7 @@ from typing import IO
 from engine_build import durable, space
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
-from engine_build.occupancy import alone, swap
+from engine_build.locking import locked, swap
 from engine_build.place import State
 from engine_build.progress import Steps
 from serving.boundary import engine
@@ -46,7 +46,7 @@ def export(directory: Path, target: Path, advance: Advance = durable.ignore) -> 
     built = engine.read(directory)
     space.check(target.absolute(), size_bytes(built))
     partial = target.with_name(f".{target.name}.partial")
-    with durable.explained(target):
+    with durable.storage_errors(target):
         try:
             with partial.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -63,7 +63,9 @@ def export(directory: Path, target: Path, advance: Advance = durable.ignore) -> 
     return built
 
 
-def bring(source: Path, state: State, steps: Steps, *, force: bool = False) -> tuple[Path, bool]:
+def import_engine(
+    source: Path, state: State, steps: Steps, *, force: bool = False
+) -> tuple[Path, bool]:
     """Makes the engine of a tar file one of this machine; returns where, and whether it is new.
 
     Every file is hashed on its way, and the engine gets its place when all are there. An engine
@@ -73,7 +75,7 @@ def bring(source: Path, state: State, steps: Steps, *, force: bool = False) -> t
         members = iter(archive)
         built = _manifest(archive, members, source)
         directory = state.engine(built.name)
-        with alone(state.lock(built.name), steps):
+        with locked(state.lock(built.name), steps):
             if not force and _here(directory, built):
                 return directory, False
             work = state.incoming(built.name)
@@ -199,7 +201,7 @@ def _unpack(
 def _write(file: IO[bytes], target: Path, advance: Advance) -> str:
     """Writes and flushes one file, and returns the sha256 of what was written."""
     state = hashlib.sha256()
-    with durable.explained(target):
+    with durable.storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as written:
             while piece := file.read(durable.PIECE_BYTES):

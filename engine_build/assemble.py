@@ -14,7 +14,7 @@ from serving.boundary.engine import File
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PlannedFile:
     """A file that the engine shall hold at `path`; None where the contents are not known before."""
 
     path: str
@@ -23,7 +23,9 @@ class Wanted:
     sha256: str | None = None
 
 
-def assemble(wanted: Sequence[Wanted], work: Path, advance: Advance = durable.ignore) -> list[File]:
+def assemble(
+    wanted: Sequence[PlannedFile], work: Path, advance: Advance = durable.ignore
+) -> list[File]:
     """Returns the files of the engine, in place, flushed and hashed, sorted by path.
 
     `advance` is told of each byte of `wanted` once, when it is hashed or was done before.
@@ -36,7 +38,7 @@ def assemble(wanted: Sequence[Wanted], work: Path, advance: Advance = durable.ig
 
 
 def hashed(
-    wanted: Sequence[Wanted], finished: Ledger, advance: Advance = durable.ignore
+    wanted: Sequence[PlannedFile], finished: Ledger, advance: Advance = durable.ignore
 ) -> list[File]:
     """Returns the files as they are where they come from, hashed, in their order.
 
@@ -46,26 +48,26 @@ def hashed(
     return [_file(file, _once(finished, file, file.origin, _hash, advance)) for file in wanted]
 
 
-def lend(wanted: Sequence[Wanted], room: Path) -> None:
-    """Makes `room` a directory in which the files can be read, unhashed: symbolic links."""
-    durable.remove(room)
-    with durable.explained(room):
+def link(wanted: Sequence[PlannedFile], directory: Path) -> None:
+    """Makes `directory` a directory in which the files can be read, unhashed: symbolic links."""
+    durable.remove(directory)
+    with durable.storage_errors(directory):
         for file in wanted:
-            target = room / file.path
+            target = directory / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(file.origin.absolute())
 
 
-def forget(work: Path) -> None:
+def remove_ledger(work: Path) -> None:
     """Deletes the ledger: the engine is complete and its manifest takes over."""
     (work / ledger.NAME).unlink(missing_ok=True)
 
 
 def _once(
     finished: Ledger,
-    file: Wanted,
+    file: PlannedFile,
     path: Path,
-    make: Callable[[Wanted, Path, Advance], str],
+    make: Callable[[PlannedFile, Path, Advance], str],
     advance: Advance,
 ) -> FinishedFile:
     contents = file.sha256 or f"changed {file.origin.stat().st_mtime_ns}"
@@ -75,12 +77,12 @@ def _once(
     )
 
 
-def _file(file: Wanted, found: FinishedFile) -> File:
+def _file(file: PlannedFile, found: FinishedFile) -> File:
     return File(path=file.path, size_bytes=found.size_bytes, sha256=found.sha256)
 
 
-def _put(file: Wanted, target: Path, advance: Advance) -> str:
-    durable.place(file.origin, target)
+def _put(file: PlannedFile, target: Path, advance: Advance) -> str:
+    durable.link_or_copy(file.origin, target)
     try:
         # The bytes in place are hashed, not those that were read, so a bad copy does not pass.
         return _hash(file, target, advance)
@@ -89,7 +91,7 @@ def _put(file: Wanted, target: Path, advance: Advance) -> str:
         raise
 
 
-def _hash(file: Wanted, path: Path, advance: Advance) -> str:
+def _hash(file: PlannedFile, path: Path, advance: Advance) -> str:
     """Returns the sha256 of what is at `path`. Raises BuildError (DATA) for other contents."""
     sha256 = durable.sha256(path, advance)
     size_bytes = path.stat().st_size

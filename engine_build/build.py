@@ -11,7 +11,7 @@ import msgspec
 
 from engine_build import assemble, durable, manifest, publish
 from engine_build.fetch import Checkpoint
-from engine_build.occupancy import alone, swap
+from engine_build.locking import locked, swap
 from engine_build.place import State
 from engine_build.profiles.profile import Profile
 from engine_build.progress import Steps
@@ -21,7 +21,7 @@ from serving.boundary import engine
 from serving.boundary.engine import Engine, EngineError, Golden
 
 if TYPE_CHECKING:
-    from engine_build.report import Made
+    from engine_build.report import NewEngine
 
 RECIPE = 1
 """Raised when the steps below make another engine of the same inputs."""
@@ -54,7 +54,7 @@ class Source(Protocol):
         """Returns the checkpoint on this machine. Raises BuildError when it cannot be had."""
         ...
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         """Deletes what `fetch` made, now that the engine holds it."""
         ...
 
@@ -62,7 +62,7 @@ class Source(Protocol):
 Record = Callable[[Path, Engine], tuple[Golden, ...]]
 """Runs the engine of a directory on the golden prompts."""
 
-Compare = Callable[[Path, Path, Engine], ranks.Comparison]
+Compare = Callable[[Path, Path, Engine], ranks.RankComparison]
 """Compares the rank files of an engine's directory with the checkpoint of another."""
 
 
@@ -75,7 +75,7 @@ def build(
     store: Path | None,
     record: Record,
     compare: Compare = ranks.compare,
-    gate: gates.Wanted | None = None,
+    gate: gates.PrecisionGate | None = None,
     force: bool = False,
 ) -> Outcome:
     """Makes the engine of a profile, or finds it made; returns where it is.
@@ -86,7 +86,7 @@ def build(
     """
     directory = state.engine(profile.name)
     inputs = _inputs(profile, source)
-    with alone(state.lock(profile.name), steps):
+    with locked(state.lock(profile.name), steps):
         built = None if force else _finished(profile.name, state, inputs)
         made = None
         if built is None:
@@ -114,12 +114,12 @@ def _register(
 
 
 def _report(
-    path: Path, made: Made | None, built: Engine, inputs: str, tag: str | None, steps: Steps
+    path: Path, made: NewEngine | None, built: Engine, inputs: str, tag: str | None, steps: Steps
 ) -> None:
     # Here, because numpy takes a while and a build that has nothing to do needs none.
     from engine_build import report
 
-    report.write(path, made or report.Made(built), inputs, tag, steps.done)
+    report.write(path, made or report.NewEngine(built), inputs, tag, steps.done)
 
 
 def finished(profile: Profile, source: Source, state: State) -> Engine | None:
@@ -134,13 +134,13 @@ def _make(
     steps: Steps,
     record: Record,
     compare: Compare,
-    gate: gates.Wanted | None,
-) -> Made:
+    gate: gates.PrecisionGate | None,
+) -> NewEngine:
     """Converts, assembles, runs and seals the engine in the work directory, then gives it its
     place."""
     # Here, because numpy takes a while and a build that has nothing to do needs none.
     from engine_build.conversion import Conversion
-    from engine_build.report import Made
+    from engine_build.report import NewEngine
     from engine_build.weights import contents
     from engine_build.workbench import Workbench
 
@@ -163,10 +163,10 @@ def _make(
     built = manifest.with_golden(draft, golden)
     manifest.write(work, built)
     swap(work, state.engine(profile.name), state.replaced(profile.name))
-    assemble.forget(state.engine(profile.name))
-    made = Made(built, conversion.report(), compared)
-    conversion.forget()
-    source.forget()
+    assemble.remove_ledger(state.engine(profile.name))
+    made = NewEngine(built, conversion.report(), compared)
+    conversion.clean_up()
+    source.clean_up()
     return made
 
 
@@ -189,7 +189,7 @@ class _Earlier(msgspec.Struct, frozen=True):
 
 def _tidy(name: str, state: State) -> None:
     """Deletes what a build that was killed left beside the finished engine."""
-    assemble.forget(state.engine(name))
+    assemble.remove_ledger(state.engine(name))
     beside = (state.work, state.replaced, state.reference, state.conversion)
     for left in beside:
         durable.remove(left(name))

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from engine_build import assemble, durable, space
-from engine_build.assemble import Wanted
+from engine_build.assemble import PlannedFile
 from engine_build.fetch import Checkpoint
 from engine_build.ledger import Ledger
 from engine_build.profiles import formats
@@ -25,27 +25,27 @@ from serving.boundary.engine import CHECKPOINT_DIRECTORY
 from serving.hosting import machine
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was made, for the build's report. `source` is the digest of the published files."""
 
     source: str
-    quantised: tuple[quantise.Report, ...]
+    quantised: tuple[quantise.QuantisationReport, ...]
     """One for each number format that was written: the asked-for one, a fallback."""
-    sharded: tuple[shard.Report, ...]
+    sharded: tuple[shard.ShardingReport, ...]
 
 
 class Conversion:
     """Makes the checkpoint of each profile that a build comes to, once."""
 
-    def __init__(self, checkpoint: Checkpoint, room: Path, steps: Steps) -> None:
+    def __init__(self, checkpoint: Checkpoint, directory: Path, steps: Steps) -> None:
         self._checkpoint = checkpoint
-        self._room = room
+        self._directory = directory
         self._steps = steps
         self._source = ""
-        self._quantised: dict[str, quantise.Report] = {}
-        self._sharded: dict[str, shard.Report] = {}
+        self._quantised: dict[str, quantise.QuantisationReport] = {}
+        self._sharded: dict[str, shard.ShardingReport] = {}
 
-    def files(self, profile: Profile) -> tuple[Wanted, ...]:
+    def files(self, profile: Profile) -> tuple[PlannedFile, ...]:
         """Returns the files of a profile's engine, converted and cut as it asks for.
 
         Raises BuildError: DATA for a checkpoint that is not what it should be, STORAGE before the
@@ -76,7 +76,7 @@ class Conversion:
         weights = profile.precision.weights
         if not formats.converts(weights):
             return source
-        target = self._room / weights
+        target = self._directory / weights
         if weights not in self._quantised:
             specs = contents.whole(self._checkpoint.architecture, weights)
             total_bytes = contents.size_bytes(specs)
@@ -87,32 +87,32 @@ class Conversion:
                 )
         return target
 
-    def report(self) -> Report | None:
+    def report(self) -> ConversionReport | None:
         """Returns what was made; None if nothing was."""
         if not self._source:
             return None
-        return Report(
+        return ConversionReport(
             source=self._source,
             quantised=tuple(self._quantised.values()),
             sharded=tuple(self._sharded.values()),
         )
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         """Deletes the room: the engine holds what it needs of it."""
-        durable.remove(self._room)
+        durable.remove(self._directory)
 
     def _published(self) -> Path:
         """Returns a directory of the published files, every byte hashed, every tensor checked.
 
         It is of links, so that a checkpoint on another disk is not copied to be read.
         """
-        room = self._room / "published"
-        directory = room / CHECKPOINT_DIRECTORY
+        published = self._directory / "published"
+        directory = published / CHECKPOINT_DIRECTORY
         if not self._source:
             total_bytes = sum(file.size_bytes for file in self._checkpoint.files)
             with self._steps.step("Hashing the published files", total_bytes) as advance:
-                files = assemble.hashed(self._checkpoint.files, Ledger(self._room), advance)
-            assemble.lend(self._checkpoint.files, room)
+                files = assemble.hashed(self._checkpoint.files, Ledger(self._directory), advance)
+            assemble.link(self._checkpoint.files, published)
             with tensors.open_checkpoint(directory) as opened:
                 tensors.check(directory, opened, self._checkpoint.architecture)
             self._source = durable.digest(msgspec.json.encode(files))
@@ -122,7 +122,7 @@ class Conversion:
         """Returns the directory of a profile's rank files, and the sha256 of each."""
         weights, mesh = profile.precision.weights, profile.mesh
         name = f"{weights}-tp{mesh.tensor_parallel}-ep{mesh.expert_parallel}"
-        target = self._room / name
+        target = self._directory / name
         if name not in self._sharded:
             sizes = self._checkpoint.architecture
             ranks = contents.cut(sizes, weights, mesh)
@@ -141,7 +141,7 @@ class Conversion:
                 )
         return target, self._sharded[name].files
 
-    def _unchanged(self, made: Mapping[str, Path]) -> Iterator[Wanted]:
+    def _unchanged(self, made: Mapping[str, Path]) -> Iterator[PlannedFile]:
         """Yields the published files that no made one replaces."""
         for file in self._checkpoint.files:
             directory, _, name = file.path.rpartition("/")
@@ -156,10 +156,10 @@ def _check_space(target: Path, total_bytes: int) -> None:
     space.check(target, max(0, total_bytes - done_bytes))
 
 
-def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[Wanted]:
+def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[PlannedFile]:
     for name, path in sorted(made.items()):
         place = f"{CHECKPOINT_DIRECTORY}/{name}"
-        yield Wanted(place, path, path.stat().st_size, hashes.get(name))
+        yield PlannedFile(place, path, path.stat().st_size, hashes.get(name))
 
 
 def _workers() -> int:

@@ -20,7 +20,7 @@ from engine_build import durable, ledger, space
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
 from engine_build.ledger import Ledger
-from engine_build.occupancy import alone
+from engine_build.locking import locked
 from engine_build.progress import Steps
 from model_assets import manifest
 from model_assets.manifest import CheckpointFile
@@ -39,8 +39,8 @@ LOCK_NAME = ".lock"
 class Download:
     """The files of one revision, and the directory that they go to."""
 
-    described: manifest.Checkpoint
-    room: Path
+    described: manifest.CheckpointManifest
+    directory: Path
     endpoint: str | None = None
     """Another server than huggingface.co; None for what the environment says."""
     wait_seconds: float = WAIT_SECONDS
@@ -54,16 +54,16 @@ class Download:
         what the server or the network refuses, DATA for other contents than the manifest's, which
         are deleted.
         """
-        with alone(self.room / LOCK_NAME, steps, "another download of this checkpoint"):
+        with locked(self.directory / LOCK_NAME, steps, "another download of this checkpoint"):
             missing = self.missing()
             if missing:
-                space.check(self.room, self.missing_bytes())
+                space.check(self.directory, self.missing_bytes())
             for number, file in enumerate(missing, start=1):
                 step = f"Fetching {file.path} ({number} of {len(missing)})"
                 with steps.step(step, file.size_bytes) as advance:
                     self._fetch(file, advance, steps)
             self._check_contents(steps)
-        return self.room
+        return self.directory
 
     def missing(self) -> list[CheckpointFile]:
         """Returns the files that are still to be fetched, whole or in part."""
@@ -83,20 +83,20 @@ class Download:
             pass
 
     def _has(self, file: CheckpointFile) -> bool:
-        path = self.room / file.path
+        path = self.directory / file.path
         return path.is_file() and path.stat().st_size == file.size_bytes
 
     def _check_contents(self, steps: Steps) -> None:
         """Hashes what has not been hashed before. Raises BuildError (DATA)."""
-        finished = Ledger(self.room)
+        finished = Ledger(self.directory)
         for file in self.described.files:
             if file.sha256 is not None:
                 check = partial(self._check, file, file.sha256, steps)
-                finished.once(file.path, self.room / file.path, file.sha256, check)
+                finished.once(file.path, self.directory / file.path, file.sha256, check)
 
     def _check(self, file: CheckpointFile, wanted: str, steps: Steps) -> tuple[str, msgspec.Raw]:
         """Returns the sha256 of a file. Deletes it and raises BuildError if it is another."""
-        path = self.room / file.path
+        path = self.directory / file.path
         with steps.step(f"Hashing {file.path}", file.size_bytes) as advance:
             sha256 = durable.sha256(path, advance)
         found_bytes = path.stat().st_size
@@ -111,7 +111,7 @@ class Download:
         return sha256, ledger.NOTHING
 
     def _partial(self, file: CheckpointFile) -> Path:
-        path = self.room / file.path
+        path = self.directory / file.path
         return path.with_name(f".{path.name}.partial")
 
     def _begun(self, file: CheckpointFile) -> int:
@@ -172,10 +172,10 @@ class Download:
         """
         from engine_build import hub
 
-        target, growing = self.room / file.path, self._partial(file)
+        target, growing = self.directory / file.path, self._partial(file)
         with hub.opened(self._address(file), begin) as response:
             goes_on = begin > 0 and response.status_code == PARTIAL_CONTENT
-            with durable.explained(target):
+            with durable.storage_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with growing.open("ab" if goes_on else "wb") as written:
                     for piece in response.iter_bytes(PIECE_BYTES):

@@ -29,7 +29,7 @@ def ignore(_done_bytes: int) -> None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turns what the file system refuses into a BuildError that names the file."""
     try:
         yield
@@ -53,7 +53,7 @@ def sync_directory(directory: Path) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name, flushes it, and gives it its name."""
-    with explained(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         with partial.open("wb") as file:
@@ -77,12 +77,12 @@ def read_json(path: Path, kind: type[Content]) -> Content | None:
         return None
 
 
-def place(source: Path, target: Path, advance: Advance = ignore) -> None:
+def link_or_copy(source: Path, target: Path, advance: Advance = ignore) -> None:
     """Makes `target` the same file as `source`: a hard link, or a copy where links cannot be.
 
     A copy reports its bytes to `advance`; a link moves none.
     """
-    with explained(target):
+    with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         partial.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ def digest(content: bytes) -> str:
 def remove(directory: Path) -> None:
     """Deletes a directory if it is there. Its name goes first, so a rest is never taken for it."""
     doomed = directory.with_name(f".{directory.name.lstrip('.')}.doomed")
-    with explained(directory):
+    with storage_errors(directory):
         if doomed.exists():
             shutil.rmtree(doomed)
         if directory.exists():

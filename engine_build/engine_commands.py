@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engine_build import archive, difference, durable, place, publish, show, tune, verification
 from engine_build.find import find
-from engine_build.occupancy import alone
+from engine_build.locking import locked
 from engine_build.progress import Steps
 from serving.boundary import engine
 
@@ -75,7 +75,7 @@ def tune_engine(
     directory = _find(name)
     built = engine.read(directory)
     state, steps = place.state(), _steps()
-    with alone(state.lock(built.name), steps):
+    with locked(state.lock(built.name), steps):
         report = tune.tune(directory, compare=compare, note=steps.console.print)
         durable.write_json(state.tuning(built.name), report)
         store = place.model_store()
@@ -128,7 +128,7 @@ def import_engine(
     force: Annotated[bool, typer.Option(help="Replace the engine if it is here already.")] = False,
 ) -> None:
     """Makes the engine of a tar file one of this machine; its files are hashed on the way."""
-    directory, new = archive.bring(file, place.state(), _steps(), force=force)
+    directory, new = archive.import_engine(file, place.state(), _steps(), force=force)
     typer.echo(f"{directory}: {'imported' if new else 'here already'}")
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 import model_assets
 from engine_build import durable
-from engine_build.assemble import Wanted
+from engine_build.assemble import PlannedFile
 from engine_build.download import Download, allowed_wait_seconds
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
@@ -38,11 +38,11 @@ class Checkpoint:
 
     model: Model
     architecture: Architecture
-    files: tuple[Wanted, ...]
+    files: tuple[PlannedFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedFile:
     """A file of a checkpoint, and whether it is on this machine with the right length."""
 
     path: str
@@ -51,10 +51,10 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenCheckpoint:
     """A checkpoint in a directory that somebody has filled: a download, a cache, a mount."""
 
-    described: manifest.Checkpoint
+    described: manifest.CheckpointManifest
     directory: Path
     runtime_version: str
 
@@ -63,7 +63,7 @@ class Given:
         """The manifest: it holds the sha256 of every file."""
         return _identity(self.described)
 
-    def expected(self) -> list[Expected]:
+    def expected(self) -> list[ExpectedFile]:
         """Returns the files of the manifest."""
         return _expected(self.described, self.directory)
 
@@ -100,7 +100,7 @@ class Given:
                     "Fetch this file again",
                 )
             path = f"{CHECKPOINT_DIRECTORY}/{file.path}"
-            wanted.append(Wanted(path, origin, file.size_bytes, file.sha256))
+            wanted.append(PlannedFile(path, origin, file.size_bytes, file.sha256))
         return _checkpoint(self.described, wanted)
 
     def obtain(self, steps: Steps) -> Path:
@@ -114,16 +114,16 @@ class Given:
                     _check_hash(wanted.origin, known[wanted.path].sha256, advance)
         return self.directory
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         """Leaves the directory alone: it is not the build's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedCheckpoint:
     """A checkpoint on Hugging Face. Its files stay: the engine's are links to them."""
 
-    described: manifest.Checkpoint
-    room: Path
+    described: manifest.CheckpointManifest
+    directory: Path
     runtime_version: str
 
     @property
@@ -131,14 +131,14 @@ class Published:
         """The manifest: it holds the sha256 of every file."""
         return _identity(self.described)
 
-    def expected(self) -> list[Expected]:
+    def expected(self) -> list[ExpectedFile]:
         """Returns the files of the manifest."""
-        return _expected(self.described, self.room)
+        return _expected(self.described, self.directory)
 
     def fetch(self, steps: Steps) -> Checkpoint:
         """Fetches what is not here yet. Raises BuildError."""
         directory = self.obtain(steps)
-        return Given(self.described, directory, self.runtime_version).fetch(steps)
+        return GivenCheckpoint(self.described, directory, self.runtime_version).fetch(steps)
 
     def obtain(self, steps: Steps) -> Path:
         """Fetches and hashes what is not here yet, and returns where it is. Raises BuildError."""
@@ -146,18 +146,18 @@ class Published:
 
     def download(self) -> Download:
         """Returns what fetches it, as the environment allows."""
-        return Download(self.described, self.room, wait_seconds=allowed_wait_seconds())
+        return Download(self.described, self.directory, wait_seconds=allowed_wait_seconds())
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         """Leaves the files: another engine of the same checkpoint needs no second download."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compact:
+class CompactCheckpoint:
     """The development checkpoint, which this repository holds in a compact form."""
 
-    described: manifest.Checkpoint
-    room: Path
+    described: manifest.CheckpointManifest
+    directory: Path
     runtime_version: str
 
     @property
@@ -165,19 +165,19 @@ class Compact:
         """The manifest: it holds the sha256 of the compact file."""
         return _identity(self.described)
 
-    def expected(self) -> list[Expected]:
+    def expected(self) -> list[ExpectedFile]:
         """Returns the compact file."""
         return _expected(self.described, ASSETS)
 
     def fetch(self, steps: Steps) -> Checkpoint:
         """Checks the compact file and expands it. Raises BuildError (DATA) if it has changed."""
-        expanded = self.room / "expanded"
+        expanded = self.directory / "expanded"
         if not expanded.is_dir():
-            durable.remove(self.room)
+            durable.remove(self.directory)
             with steps.step("Expanding the development checkpoint"):
                 self._expand(expanded)
         wanted = [
-            Wanted(f"{CHECKPOINT_DIRECTORY}/{path.name}", path, path.stat().st_size)
+            PlannedFile(f"{CHECKPOINT_DIRECTORY}/{path.name}", path, path.stat().st_size)
             for path in sorted(expanded.iterdir())
         ]
         return _checkpoint(self.described, wanted)
@@ -189,9 +189,9 @@ class Compact:
             _check_hash(ASSETS / file.path, file.sha256, advance)
         return ASSETS
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         """Deletes the expanded form: the engine has it."""
-        durable.remove(self.room)
+        durable.remove(self.directory)
 
     def _expand(self, expanded: Path) -> None:
         # Here, because numpy takes a while and a build that has nothing to do needs none.
@@ -200,12 +200,15 @@ class Compact:
         (file,) = self.described.files
         compact = ASSETS / file.path
         _check_hash(compact, file.sha256, durable.ignore, "Check this file out again")
-        with durable.explained(expanded):
+        with durable.storage_errors(expanded):
             expanded.parent.mkdir(parents=True, exist_ok=True)
             expand.expand(compact, expanded)
 
 
-def choose(profile: Profile, directory: Path | None, state: State) -> Given | Published | Compact:
+CheckpointSource = GivenCheckpoint | PublishedCheckpoint | CompactCheckpoint
+
+
+def choose(profile: Profile, directory: Path | None, state: State) -> CheckpointSource:
     """Returns where the checkpoint of a profile comes from.
 
     Raises BuildError: CONFIGURATION for an unknown checkpoint; UNAVAILABLE when this machine lacks
@@ -217,7 +220,7 @@ def choose(profile: Profile, directory: Path | None, state: State) -> Given | Pu
     return locate(described, directory, state, version)
 
 
-def find(profile: Profile, directory: Path | None, state: State) -> Given | Published | Compact:
+def find(profile: Profile, directory: Path | None, state: State) -> CheckpointSource:
     """Returns the same on any machine, for a look at it: without its runtime, of no version."""
     version = ""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -237,18 +240,21 @@ def check_runtime(profile: Profile) -> None:
 
 
 def locate(
-    described: manifest.Checkpoint, directory: Path | None, state: State, runtime_version: str = ""
-) -> Given | Published | Compact:
+    described: manifest.CheckpointManifest,
+    directory: Path | None,
+    state: State,
+    runtime_version: str = "",
+) -> CheckpointSource:
     """Returns where a checkpoint comes from, whatever this machine can do with it."""
     if directory is not None:
-        return Given(described, directory, runtime_version)
-    room = state.checkpoint(described.name, described.revision)
+        return GivenCheckpoint(described, directory, runtime_version)
+    directory = state.checkpoint(described.name, described.revision)
     if described.repository == OWN_REPOSITORY:
-        return Compact(described, room, runtime_version)
-    return Published(described, room, runtime_version)
+        return CompactCheckpoint(described, directory, runtime_version)
+    return PublishedCheckpoint(described, directory, runtime_version)
 
 
-def describe(profile: Profile) -> manifest.Checkpoint:
+def describe(profile: Profile) -> manifest.CheckpointManifest:
     """Returns the manifest of a profile's checkpoint. Raises BuildError (CONFIGURATION)."""
     try:
         return manifest.read(profile.checkpoint)
@@ -256,18 +262,18 @@ def describe(profile: Profile) -> manifest.Checkpoint:
         raise BuildError(ExitCode.CONFIGURATION, str(error)) from None
 
 
-def architecture(described: manifest.Checkpoint) -> Architecture:
+def architecture(described: manifest.CheckpointManifest) -> Architecture:
     """Returns the numbers of the checkpoint's network that an engine's manifest holds."""
     numbers = msgspec.structs.asdict(described.architecture)
     return Architecture(**{name: numbers[name] for name in Architecture.__struct_fields__})
 
 
-def _expected(described: manifest.Checkpoint, directory: Path) -> list[Expected]:
+def _expected(described: manifest.CheckpointManifest, directory: Path) -> list[ExpectedFile]:
     found = []
     for file in described.files:
         path = directory / file.path
         here = path.is_file() and path.stat().st_size == file.size_bytes
-        found.append(Expected(file.path, file.size_bytes, here))
+        found.append(ExpectedFile(file.path, file.size_bytes, here))
     return found
 
 
@@ -283,12 +289,12 @@ def _check_hash(
         )
 
 
-def _identity(described: manifest.Checkpoint) -> str:
+def _identity(described: manifest.CheckpointManifest) -> str:
     return durable.digest(msgspec.json.encode(described, order="deterministic"))
 
 
-def _checkpoint(described: manifest.Checkpoint, files: list[Wanted]) -> Checkpoint:
-    ranks = Wanted(RANKS_PATH, RANKS, RANKS.stat().st_size)
+def _checkpoint(described: manifest.CheckpointManifest, files: list[PlannedFile]) -> Checkpoint:
+    ranks = PlannedFile(RANKS_PATH, RANKS, RANKS.stat().st_size)
     return Checkpoint(
         model=Model(
             name=described.name,

@@ -8,36 +8,40 @@ from pathlib import Path
 
 from engine_build import space
 from engine_build.failure import BuildError, ExitCode
-from engine_build.fetch import Given, Published
+from engine_build.fetch import GivenCheckpoint, PublishedCheckpoint
 from engine_build.place import State
 from engine_build.profiles.cpu_plan import gb
-from engine_build.settle import Settled, building_bytes, plan_cpu
+from engine_build.resolve import ResolvedProfile, building_bytes, plan_cpu
 from serving.hosting import machine
 
 COMPILER = "gcc"
 """As serving/engines/embedded/native/library.py calls it."""
 
 
-def check(settled: Settled, source: Given | Published, state: State) -> None:
+def check(
+    resolved: ResolvedProfile, source: GivenCheckpoint | PublishedCheckpoint, state: State
+) -> None:
     """Raises BuildError (UNAVAILABLE) that names everything that is missing."""
-    missing = list(lacks(settled, source, state))
+    missing = list(lacks(resolved, source, state))
     if missing:
         raise BuildError(
             ExitCode.UNAVAILABLE,
-            f"{settled.profile.name} cannot be built here: {'; '.join(missing)}",
-            f"Nothing was fetched. See `python -m engine_build plan {settled.profile.name}`",
+            f"{resolved.profile.name} cannot be built here: {'; '.join(missing)}",
+            f"Nothing was fetched. See `python -m engine_build plan {resolved.profile.name}`",
         )
 
 
-def lacks(settled: Settled, source: Given | Published, state: State) -> Iterator[str]:
+def lacks(
+    resolved: ResolvedProfile, source: GivenCheckpoint | PublishedCheckpoint, state: State
+) -> Iterator[str]:
     """Yields what is missing of memory, disk, compiler and network."""
-    plan = plan_cpu(settled.profile)
-    yield from memory(settled)
+    plan = plan_cpu(resolved.profile)
+    yield from memory(resolved)
     if plan.needs_compiler and shutil.which(COMPILER) is None:
         yield f"there is no {COMPILER}, without which weights take several times the memory"
     needed_bytes = max(0, plan.converted - _held_bytes(state.conversion(plan.profile)))
-    fetches = isinstance(source, Published) and bool(source.download().missing())
-    if isinstance(source, Published) and fetches:
+    fetches = isinstance(source, PublishedCheckpoint) and bool(source.download().missing())
+    if isinstance(source, PublishedCheckpoint) and fetches:
         needed_bytes += source.download().missing_bytes()
     needed_bytes += space.SPARE_BYTES
     free_bytes = space.free_bytes(state.root)
@@ -46,7 +50,7 @@ def lacks(settled: Settled, source: Given | Published, state: State) -> Iterator
             f"disk: {gb(needed_bytes)} are needed in {state.root}, which "
             f"GPT_OSS_STATE names, {gb(free_bytes)} are free"
         )
-    if isinstance(source, Published) and fetches:
+    if isinstance(source, PublishedCheckpoint) and fetches:
         # Here, because a build that has nothing to fetch needs no HTTP client.
         from engine_build.hub import HubError
 
@@ -57,9 +61,9 @@ def lacks(settled: Settled, source: Given | Published, state: State) -> Iterator
                 yield f"network: {source.described.repository}: {error}"
 
 
-def memory(settled: Settled) -> Iterator[str]:
+def memory(resolved: ResolvedProfile) -> Iterator[str]:
     """Yields how much memory is missing for the build, if any is."""
-    needed_bytes = building_bytes(settled)
+    needed_bytes = building_bytes(resolved)
     free_bytes, total_bytes = machine.available_bytes(), machine.memory_bytes()
     if free_bytes < needed_bytes:
         yield (

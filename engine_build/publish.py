@@ -58,9 +58,9 @@ def publish(directory: Path, store: Path, *, replace: bool = False) -> str:
     if replace or not published(built, store):
         entry = _describe(built, staging)
         for file in (*(file.path for file in built.files), engine.MANIFEST_NAME):
-            durable.place(directory / file, entry / file)
+            durable.link_or_copy(directory / file, entry / file)
         _copy_cache(directory, entry)
-        with durable.explained(place):
+        with durable.storage_errors(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.exists():
                 place.rename(staging / "replaced")
@@ -83,7 +83,7 @@ def carry_cache(directory: Path, store: Path) -> None:
     durable.remove(entry / engine.CACHE_DIRECTORY)
     tuned = staging / engine.CACHE_DIRECTORY
     if tuned.is_dir():
-        with durable.explained(entry):
+        with durable.storage_errors(entry):
             tuned.rename(entry / engine.CACHE_DIRECTORY)
     durable.remove(staging)
 
@@ -92,7 +92,7 @@ def _copy_cache(directory: Path, target: Path) -> None:
     """Copies what tuning left. No links: a runtime rewrites these files in place."""
     tuned = directory / engine.CACHE_DIRECTORY
     if tuned.is_dir():
-        with durable.explained(target):
+        with durable.storage_errors(target):
             shutil.copytree(tuned, target / engine.CACHE_DIRECTORY)
 
 
@@ -118,7 +118,7 @@ def _describe(built: Engine, staging: Path) -> Path:
             f"BentoML cannot be imported: {error}",
             "Install requirements.lock, or build with --no-publish",
         ) from error
-    with durable.explained(staging):
+    with durable.storage_errors(staging):
         staging.mkdir(parents=True)
         with bentoml.models.create(
             tag(built),

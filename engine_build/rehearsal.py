@@ -8,18 +8,26 @@ from pathlib import Path
 from engine_build import fetch, space
 from engine_build.build import finished
 from engine_build.failure import BuildError
-from engine_build.fetch import Compact, Expected, Given, Published
+from engine_build.fetch import (
+    CheckpointSource,
+    CompactCheckpoint,
+    ExpectedFile,
+    PublishedCheckpoint,
+)
 from engine_build.place import State
 from engine_build.profiles import formats
 from engine_build.profiles.profile import Profile
 from engine_build.proof import gate
-from engine_build.settle import Settled
+from engine_build.resolve import ResolvedProfile
 from model_assets import manifest
 from serving.boundary.engine import Architecture
 
 
-def of_fetch(described: manifest.Checkpoint, source: Given | Published | Compact) -> Iterator[str]:
-    """Yields which files are here, which would be fetched, and whether there is room for them."""
+def of_fetch(
+    described: manifest.CheckpointManifest,
+    source: CheckpointSource,
+) -> Iterator[str]:
+    """Yields which files are here, which would be fetched, and how much space is free."""
     files = source.expected()
     missing = [file for file in files if not file.here]
     yield f"checkpoint: {described.repository} at {described.revision}"
@@ -27,19 +35,22 @@ def of_fetch(described: manifest.Checkpoint, source: Given | Published | Compact
         yield f"  {file.path}: {_size(file.size_bytes)}, {'here' if file.here else _how(source)}"
     if not missing:
         yield f"fetch: nothing, {_total(files)} are here"
-    elif isinstance(source, Published):
-        free_bytes = space.free_bytes(source.room)
-        yield f"fetch: {_total(missing)} of {_total(files)} into {source.room}"
+    elif isinstance(source, PublishedCheckpoint):
+        free_bytes = space.free_bytes(source.directory)
+        yield f"fetch: {_total(missing)} of {_total(files)} into {source.directory}"
         yield f"  {_size(free_bytes)} are free there"
     else:
         yield f"fetch: {_total(missing)} of {_total(files)} are missing, and the build would stop"
 
 
 def of_build(
-    settled: Settled, source: Given | Published | Compact, state: State, store: Path | None
+    resolved: ResolvedProfile,
+    source: CheckpointSource,
+    state: State,
+    store: Path | None,
 ) -> Iterator[str]:
     """Yields each step of a build in order, with sizes; or that there is nothing to do."""
-    profile = settled.profile
+    profile = resolved.profile
     directory = state.engine(profile.name)
     try:
         fetch.check_runtime(profile)
@@ -53,17 +64,17 @@ def of_build(
             return
     yield from of_fetch(source.described, source)
     what = _total(source.expected())
-    if isinstance(source, Compact):
+    if isinstance(source, CompactCheckpoint):
         what = f"what {what} expand to"
     yield from _conversions(profile, fetch.architecture(source.described))
     yield f"place and hash: {what}, as links where links can be, in {directory}"
-    if settled.gate is not None:
-        formats = settled.gate.reference.precision
+    if resolved.gate is not None:
+        formats = resolved.gate.reference.precision
         yield (
             f"gate: {gate.words(profile.precision)}, against {gate.words(formats)}; "
-            f"{gate.describe_limits(settled.gate.limits)}"
+            f"{gate.describe_limits(resolved.gate.limits)}"
         )
-        for other in settled.gate.fallbacks:
+        for other in resolved.gate.fallbacks:
             yield f"  else {gate.words(other.precision)}"
     yield "golden prompts: run once and recorded"
     if store is not None:
@@ -86,11 +97,11 @@ def _conversions(profile: Profile, sizes: Architecture) -> Iterator[str]:
         yield "compare: the ranks' logits with the whole model's"
 
 
-def _how(source: Given | Published | Compact) -> str:
-    return "to be fetched" if isinstance(source, Published) else "missing"
+def _how(source: CheckpointSource) -> str:
+    return "to be fetched" if isinstance(source, PublishedCheckpoint) else "missing"
 
 
-def _total(files: Sequence[Expected]) -> str:
+def _total(files: Sequence[ExpectedFile]) -> str:
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
     return f"{count}, {_size(sum(file.size_bytes for file in files))}"
 

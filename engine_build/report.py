@@ -15,15 +15,15 @@ from serving.boundary.engine import Engine, Gate
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class NewEngine:
     """An engine, and what was measured while it was made; None where it was not."""
 
     engine: Engine
-    conversion: conversion.Report | None = None
-    ranks: ranks.Comparison | None = None
+    conversion: conversion.ConversionReport | None = None
+    ranks: ranks.RankComparison | None = None
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
     """One build, with times."""
 
     inputs: str
@@ -34,20 +34,20 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     gate: Gate | None = None
     """What was measured of the engine's precision, as in its manifest."""
-    conversion: conversion.Report | None = None
+    conversion: conversion.ConversionReport | None = None
     """What was written anew; None where the engine holds the published files."""
-    ranks: ranks.Comparison | None = None
+    ranks: ranks.RankComparison | None = None
     """What the rank files' logits are worth; None where there are none."""
 
 
-def write(path: Path, made: Made, inputs: str, tag: str | None, steps: Sequence[Step]) -> None:
+def write(path: Path, made: NewEngine, inputs: str, tag: str | None, steps: Sequence[Step]) -> None:
     """Writes the report of a build. What it did not measure stays as an earlier build of the same
     engine found it."""
     built = made.engine
-    earlier = durable.read_json(path, Report)
+    earlier = durable.read_json(path, BuildReport)
     if earlier is not None and (earlier.inputs, earlier.digest) == (inputs, built.digest):
-        made = Made(built, made.conversion or earlier.conversion, made.ranks or earlier.ranks)
-    content = Report(
+        made = NewEngine(built, made.conversion or earlier.conversion, made.ranks or earlier.ranks)
+    content = BuildReport(
         inputs=inputs,
         digest=built.digest,
         tag=tag,

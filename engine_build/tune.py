@@ -94,7 +94,7 @@ def tune(
     built = engine.read(directory)
     cache = directory / engine.CACHE_DIRECTORY
     if built.runtime in KEEPING:
-        with durable.explained(cache):
+        with durable.storage_errors(cache):
             cache.mkdir(exist_ok=True)
     wanted = shapes(built)
     note(f"Starting the engine and running {len(wanted)} shapes")

@@ -37,13 +37,13 @@ class Workbench:
         manifest.write(self.work, draft)
         return draft
 
-    def lend(self, chosen: Profile, room: Path) -> None:
-        """Makes `room` a directory that runs as the engine of a profile would.
+    def link(self, chosen: Profile, directory: Path) -> None:
+        """Makes `directory` a directory that runs as the engine of a profile would.
 
         Its files are links to where they lie, and its manifest names none of them.
         """
-        assemble.lend(self.conversion.files(chosen), room)
-        manifest.write(room, self._compose(chosen, ()))
+        assemble.link(self.conversion.files(chosen), directory)
+        manifest.write(directory, self._compose(chosen, ()))
 
     def _compose(self, chosen: Profile, files: Sequence[File]) -> Engine:
         return manifest.compose(

@@ -30,7 +30,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sha256: str | None = None
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a checkpoint comes from, what it is made of and which files belong to it."""
 
     name: str
@@ -53,11 +53,11 @@ def names(directory: Path = CHECKPOINTS) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in directory.glob("*.json")))
 
 
-def read(name: str, directory: Path = CHECKPOINTS) -> Checkpoint:
+def read(name: str, directory: Path = CHECKPOINTS) -> CheckpointManifest:
     """Returns the manifest of a checkpoint. Raises ManifestError."""
     path = directory / f"{name}.json"
     try:
-        checkpoint = msgspec.json.decode(path.read_bytes(), type=Checkpoint)
+        checkpoint = msgspec.json.decode(path.read_bytes(), type=CheckpointManifest)
     except FileNotFoundError:
         known = ", ".join(names(directory)) or "none"
         raise ManifestError(f"{path} is missing; known checkpoints: {known}") from None

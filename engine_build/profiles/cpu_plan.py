@@ -62,19 +62,19 @@ def make(profile: Profile, shape: Architecture, fetched_bytes: int) -> CpuPlan:
             f"{profile.name}: mesh.tensor_parallel = {profile.mesh.tensor_parallel}: memory on a "
             "CPU is planned for one process, which is what the service runs",
         )
-    hold = _Hold(profile, shape)
+    kept = _RuntimeBytes(profile, shape)
     layers, hidden = shape.num_hidden_layers, shape.hidden_size
     return CpuPlan(
         profile=profile.name,
-        attention=layers * hold.attention(),
-        experts=layers * hold.experts(),
-        head=hold.matrix(shape.vocab_size, hidden),
-        kv_cache=hold.kv_cache(),
-        step=hold.step(),
-        loading=hold.loading(),
+        attention=layers * kept.attention(),
+        experts=layers * kept.experts(),
+        head=kept.matrix(shape.vocab_size, hidden),
+        kv_cache=kept.kv_cache(),
+        step=kept.step(),
+        loading=kept.loading(),
         processes=PROCESS_BYTES,
         embeddings=parts.BF16_BYTES * shape.vocab_size * hidden,
-        needs_compiler=hold.native,
+        needs_compiler=kept.native,
         fetched=fetched_bytes,
         converted=_converted_bytes(profile, shape),
     )
@@ -107,7 +107,7 @@ def gb(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB"
 
 
-class _Hold:
+class _RuntimeBytes:
     """What the runtime keeps of each part."""
 
     def __init__(self, profile: Profile, shape: Architecture) -> None:

@@ -42,7 +42,7 @@ class DoesNotFitError(BuildError):
         super().__init__(ExitCode.CONFIGURATION, message)
 
 
-class Room(msgspec.Struct, frozen=True, kw_only=True):
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """How many sequences of a length the KV cache holds at once."""
 
     tokens: int
@@ -75,7 +75,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Of pinned host memory, for sequences that are suspended. Not of the GPU's."""
     kv_blocks: int
     """Blocks over all layers, where every layer keeps everything."""
-    room: tuple[Room, ...]
+    capacity: tuple[Capacity, ...]
 
 
 def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
@@ -103,8 +103,8 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
     unused = free - kv_cache - graphs
     block = profile.kv_cache.block_tokens
     block_bytes = block * shape.num_hidden_layers * _token_bytes(profile, shape, mesh)
-    room = tuple(
-        _room(profile, shape, mesh, kv_cache, tokens)
+    capacity = tuple(
+        _capacity(profile, shape, mesh, kv_cache, tokens)
         for tokens in sorted({*LENGTHS, profile.limits.max_seq_len})
         if tokens <= profile.limits.max_seq_len
     )
@@ -121,10 +121,10 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
         unused=unused,
         host_cache=_host_cache(profile, shape, mesh, kv_cache),
         kv_blocks=kv_cache // block_bytes,
-        room=room,
+        capacity=capacity,
         **fixed,
     )
-    _check_room(profile, plan)
+    _check_capacity(profile, plan)
     return plan
 
 
@@ -141,10 +141,10 @@ def lines(plan: Plan) -> list[str]:
         f"  {'host_cache':<12} {_gb(plan.host_cache):>9}  pinned host memory for suspended "
         f"sequences, {_gb(plan.host_cache * plan.ranks)} for all ranks"
     )
-    for room in plan.room:
+    for capacity in plan.capacity:
         told.append(
-            f"  sequences of {room.tokens:>6} tokens: {room.windowed} at once "
-            f"({room.whole} if sliding layers keep everything)"
+            f"  sequences of {capacity.tokens:>6} tokens: {capacity.windowed} at once "
+            f"({capacity.whole} if sliding layers keep everything)"
         )
     return told
 
@@ -195,7 +195,7 @@ def _token_bytes(profile: Profile, shape: Architecture, mesh: Mesh) -> int:
 
 
 def _kv_cache(profile: Profile, shape: Architecture, mesh: Mesh, free: int, graphs: int) -> int:
-    """Returns the bytes of the cache. Raises BuildError when the graphs then have no room."""
+    """Returns the bytes of the cache. Raises BuildError when the graphs then have no space."""
     held = profile.kv_cache
     if held.max_tokens is not None:
         token_bytes = _token_bytes(profile, shape, mesh)
@@ -233,12 +233,14 @@ def _host_cache(profile: Profile, shape: Architecture, mesh: Mesh, kv_cache: int
     return min(kv_cache, max(one, profile.limits.max_batch_size * one - kv_cache))
 
 
-def _room(profile: Profile, shape: Architecture, mesh: Mesh, kv_cache: int, tokens: int) -> Room:
+def _capacity(
+    profile: Profile, shape: Architecture, mesh: Mesh, kv_cache: int, tokens: int
+) -> Capacity:
     one, whole = (
         _sequence_bytes(profile, shape, mesh, tokens, windowed=windowed)
         for windowed in (True, False)
     )
-    return Room(tokens=tokens, windowed=kv_cache // one, whole=kv_cache // whole)
+    return Capacity(tokens=tokens, windowed=kv_cache // one, whole=kv_cache // whole)
 
 
 def _sequence_bytes(
@@ -285,9 +287,9 @@ def _nearest(fits: list[int], asked: int) -> str:
     return " and ".join(str(n) for n in (below, above) if n is not None)
 
 
-def _check_room(profile: Profile, plan: Plan) -> None:
+def _check_capacity(profile: Profile, plan: Plan) -> None:
     """Raises DoesNotFitError when the cache holds no sequence of max_seq_len."""
-    if not plan.room[-1].windowed:
+    if not plan.capacity[-1].windowed:
         raise DoesNotFitError(
             f"{profile.name}: a KV cache of {_gb(plan.kv_cache)} a rank holds no sequence of "
             f"limits.max_seq_len = {profile.limits.max_seq_len}"

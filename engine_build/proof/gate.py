@@ -21,7 +21,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import profile
 from engine_build.profiles.profile import GateLimits, Profile
 from engine_build.progress import Steps
-from engine_build.proof import exam, golden_prompts, probe, questions
+from engine_build.proof import golden_prompts, known_answers, probe, questions
 from engine_build.proof.divergence import least_divergence
 from engine_build.proof.probe import Answer, Question
 from serving.boundary import engine
@@ -35,7 +35,7 @@ Ask = Callable[[Path, Sequence[Question]], list[Answer]]
 """Runs the engine of a directory on questions: `probe.ask`."""
 
 
-class Workbench(Protocol):
+class EngineMaker(Protocol):
     """Makes the engines that are compared, each a directory that can be run."""
 
     @property
@@ -52,13 +52,13 @@ class Workbench(Protocol):
         """Makes `work` the engine of a profile, and returns its manifest. Raises BuildError."""
         ...
 
-    def lend(self, chosen: Profile, room: Path) -> None:
-        """Makes `room` a directory that runs as the engine of a profile would, of links."""
+    def link(self, chosen: Profile, directory: Path) -> None:
+        """Makes `directory` a directory that runs as the engine of a profile would, of links."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PrecisionGate:
     """What a profile asks of precision: the same profile in other formats, and the limits."""
 
     limits: GateLimits
@@ -93,12 +93,14 @@ class Choice:
     golden: tuple[Golden, ...] | None
 
 
-def choose(asked: Profile, wanted: Wanted, workbench: Workbench, room: Path) -> Choice:
+def choose(
+    asked: Profile, wanted: PrecisionGate, workbench: EngineMaker, directory: Path
+) -> Choice:
     """Returns what the work directory now is: of the asked-for precision, or of the fallback.
 
-    `room` is a directory for the reference engine, which is gone afterwards. An engine is started
-    once: what passes has answered the golden prompts too. Raises BuildError (PRECISION) with the
-    numbers when nothing that the profile allows passes.
+    `directory` is for the reference engine and is gone afterwards. An engine is started once: what
+    passes has answered the golden prompts too. Raises BuildError (PRECISION) with the numbers when
+    nothing that the profile allows passes.
     """
     reference = _formats(wanted.reference)
     places: list[Position] = []
@@ -108,7 +110,7 @@ def choose(asked: Profile, wanted: Wanted, workbench: Workbench, room: Path) -> 
         draft = workbench.make(candidate)
         if draft.precision == reference:  # there is nothing to compare
             return Choice(_accept(draft, wanted, reference, found, workbench.work), None)
-        places = places or _reference_positions(wanted, workbench, room)
+        places = places or _reference_positions(wanted, workbench, directory)
         asked_golden = golden_prompts.prompts(workbench.work / engine.RANKS_PATH)
         contexts = [Question(place.context) for place in places]
         greedy = [Question(tuple(one), golden_prompts.MAX_TOKENS) for one in asked_golden.values()]
@@ -141,11 +143,13 @@ def choose(asked: Profile, wanted: Wanted, workbench: Workbench, room: Path) -> 
     )
 
 
-def _reference_positions(wanted: Wanted, workbench: Workbench, room: Path) -> list[Position]:
-    workbench.lend(wanted.reference, room)
+def _reference_positions(
+    wanted: PrecisionGate, workbench: EngineMaker, directory: Path
+) -> list[Position]:
+    workbench.link(wanted.reference, directory)
     with workbench.steps.step("Asking an engine of the reference precision"):
-        found = positions(room, wanted.ask)
-    durable.remove(room)
+        found = positions(directory, wanted.ask)
+    durable.remove(directory)
     return found
 
 
@@ -153,7 +157,7 @@ def positions(reference: Path, ask: Ask = probe.ask) -> list[Position]:
     """Returns every position of an engine's answers to the questions, and of the known answers.
     Raises BuildError."""
     ranks = reference / engine.RANKS_PATH
-    asked, known = questions.prompts(ranks), exam.places(ranks)
+    asked, known = questions.prompts(ranks), known_answers.known_tokens(ranks)
     told = ask(
         reference,
         [Question(tuple(one), TOKENS_A_QUESTION) for one in asked.values()]
@@ -255,7 +259,7 @@ def words(precision: Precision | profile.Precision) -> str:
 
 
 def _accept(
-    draft: Engine, wanted: Wanted, reference: Precision, found: list[Comparison], work: Path
+    draft: Engine, wanted: PrecisionGate, reference: Precision, found: list[Comparison], work: Path
 ) -> Engine:
     if found:
         verdict = Gate(

@@ -1,6 +1,6 @@
 """One process of a model on the CPU: a rank with its file, or the whole model alone.
 
-`python -m engine_build.proof.rank_process ROOM RANK` does the task in ROOM/task.json and leaves
+`python -m engine_build.proof.rank_process WORK RANK` does the task in WORK/task.json and leaves
 there answer-RANK.json and, where the task asks for them, logits-RANK.npy. Every rank computes every
 token; rank 0 chooses.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from engine_build.proof.ranks import LOGITS_NAME, Answer, Task, answer_name, read_task
+from engine_build.proof.ranks import LOGITS_NAME, RankAnswer, Task, answer_name, read_task
 from serving.engines.embedded.kv_store import KvStore
 from serving.engines.embedded.linear import fast_dtype
 from serving.engines.embedded.loading import load_model
@@ -31,9 +31,9 @@ RESERVED_BLOCKS = 1
 CPU = torch.device("cpu")
 
 
-def run(room: Path, rank: int) -> None:
-    """Does the task of a room as one of its ranks."""
-    task = read_task(room)
+def run(work: Path, rank: int) -> None:
+    """Does the task in a work directory as one of its ranks."""
+    task = read_task(work)
     dtype = DTYPES[task.activations] or fast_dtype(CPU)
     directory = Path(task.directory)
     if task.ranks == 1:
@@ -41,7 +41,7 @@ def run(room: Path, rank: int) -> None:
     else:
         dist.init_process_group(
             "gloo",
-            init_method=(room / "rendezvous").as_uri(),
+            init_method=(work / "rendezvous").as_uri(),
             rank=rank,
             world_size=task.ranks,
         )
@@ -58,8 +58,8 @@ def run(room: Path, rank: int) -> None:
                     logits.append(row.float())
             answers.append(tokens)
     if task.logits:
-        np.save(room / LOGITS_NAME.format(rank), torch.stack(logits).numpy())
-    (room / answer_name(rank)).write_bytes(msgspec.json.encode(Answer(tokens=tuple(answers))))
+        np.save(work / LOGITS_NAME.format(rank), torch.stack(logits).numpy())
+    (work / answer_name(rank)).write_bytes(msgspec.json.encode(RankAnswer(tokens=tuple(answers))))
     if task.ranks > 1:
         dist.destroy_process_group()
 

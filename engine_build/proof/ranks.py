@@ -44,13 +44,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     logits: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True):
+class RankAnswer(msgspec.Struct, frozen=True):
     """A process's tokens for each prompt."""
 
     tokens: tuple[list[int], ...]
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class RankComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The ranks' logits against those of the model in one piece, both in float32."""
 
     ranks: int
@@ -59,7 +59,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Of a logit on any rank, to the largest magnitude of the whole model's logits."""
 
 
-def compare(directory: Path, whole: Path, built: Engine) -> Comparison:
+def compare(directory: Path, whole: Path, built: Engine) -> RankComparison:
     """Returns how near the rank files of an engine are to the checkpoint that they were cut from.
 
     Raises BuildError: PRECISION with the numbers when they are other numbers, DATA when a process
@@ -99,7 +99,7 @@ def compare(directory: Path, whole: Path, built: Engine) -> Comparison:
             f"logit; the order of sums explains {MOST_DIFFERENCE:.2g}",
             "Build the engine again with --force",
         )
-    return Comparison(ranks=count, positions=len(expected), largest_difference=largest)
+    return RankComparison(ranks=count, positions=len(expected), largest_difference=largest)
 
 
 def answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[list[int]]:
@@ -116,28 +116,28 @@ def answer(directory: Path, built: Engine, asked: Sequence[list[int]]) -> list[l
         return list(_run(task, Path(name))[0].tokens)
 
 
-def read_task(room: Path) -> Task:
-    """Returns the task of a room."""
-    return msgspec.json.decode((room / TASK_NAME).read_bytes(), type=Task)
+def read_task(work: Path) -> Task:
+    """Returns the task in a work directory."""
+    return msgspec.json.decode((work / TASK_NAME).read_bytes(), type=Task)
 
 
 def answer_name(rank: int) -> str:
-    """Returns the name of a rank's answer in its room."""
+    """Returns the name of a rank's answer in the work directory."""
     return f"answer-{rank}.json"
 
 
-def _run(task: Task, room: Path) -> list[Answer]:
+def _run(task: Task, work: Path) -> list[RankAnswer]:
     """Returns every rank's answer. No process outlives this, however it ends."""
-    room.mkdir(parents=True, exist_ok=True)
-    (room / TASK_NAME).write_bytes(msgspec.json.encode(task))
+    work.mkdir(parents=True, exist_ok=True)
+    (work / TASK_NAME).write_bytes(msgspec.json.encode(task))
     threads = max(1, machine.processors() // task.ranks)
     environment = with_package(ENVIRONMENT | os.environ)
     environment |= {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(task.ranks):
-            options = (str(room), str(rank))
-            with (room / f"errors-{rank}").open("wb") as errors:
+            options = (str(work), str(rank))
+            with (work / f"errors-{rank}").open("wb") as errors:
                 processes.append(
                     subprocess.Popen(
                         command("engine_build.proof.rank_process", *options),
@@ -145,25 +145,25 @@ def _run(task: Task, room: Path) -> list[Answer]:
                         stderr=errors,
                     )
                 )
-        _wait(processes, room, task.directory)
+        _wait(processes, work, task.directory)
     finally:
         for process in processes:
             process.kill()
             process.wait()
     return [
-        msgspec.json.decode((room / answer_name(rank)).read_bytes(), type=Answer)
+        msgspec.json.decode((work / answer_name(rank)).read_bytes(), type=RankAnswer)
         for rank in range(task.ranks)
     ]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], room: Path, directory: str) -> None:
+def _wait(processes: list[subprocess.Popen[bytes]], work: Path, directory: str) -> None:
     """Returns when all have done their work; raises BuildError as soon as one has failed, which
     the others would wait for."""
     while True:
         codes = [process.poll() for process in processes]
         for rank, code in enumerate(codes):
             if code not in (None, 0):
-                told = (room / f"errors-{rank}").read_text("utf-8", "replace").splitlines()
+                told = (work / f"errors-{rank}").read_text("utf-8", "replace").splitlines()
                 reason = told[-1] if told else f"exit code {code}"
                 raise BuildError(
                     ExitCode.DATA, f"{directory}: rank {rank} of {len(codes)} failed: {reason}"

@@ -18,7 +18,7 @@ from serving.boundary.engine import CHECKPOINT_DIRECTORY, Engine
 from serving.engines.embedded.place import Place
 
 
-class Mesh(Protocol):
+class Parallelism(Protocol):
     """How a model is cut: a profile's section or an engine's."""
 
     @property
@@ -27,7 +27,7 @@ class Mesh(Protocol):
     def expert_parallel(self) -> int: ...
 
 
-def is_cut(runtime: str, mesh: Mesh) -> bool:
+def is_cut(runtime: str, mesh: Parallelism) -> bool:
     """Tells whether an engine has rank files. TensorRT-LLM cuts the published ones as it loads."""
     return runtime == "embedded" and mesh.tensor_parallel > 1
 
@@ -37,7 +37,7 @@ def whole(sizes: Sizes, weights: str) -> dict[str, Spec]:
     return quantise.planned(inventory.checkpoint(sizes), quantise.policy(weights))
 
 
-def cut(sizes: Sizes, weights: str, mesh: Mesh) -> dict[Place, dict[str, Spec]]:
+def cut(sizes: Sizes, weights: str, mesh: Parallelism) -> dict[Place, dict[str, Spec]]:
     """Returns the tensors of each rank. Raises BuildError for a mesh that does not fit."""
     layout.check(sizes, mesh.tensor_parallel, mesh.expert_parallel)
     specs = whole(sizes, weights)

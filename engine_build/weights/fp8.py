@@ -13,8 +13,8 @@ magnitudes up to 448, and below 2**-6 the multiples of 2**-9. Hence:
 With e = (largest x of the tile) - 6, a tile whose exponents are at most 14 apart converts exactly,
 every bit of it. In a wider one the blocks with d < -8 are rounded to the nearest, ties to even:
 against the largest that the tile's largest block can hold, 6 * 2**6, their weights are at most
-2**-15 and the error, half of 2**-9, is below 2**-18. What happens is counted in a `Proof`; nothing
-is assumed. Blocks of zeros do not count for the largest x.
+2**-15 and the error, half of 2**-9, is below 2**-18. `Fp8Findings` counts what happens. Blocks of
+zeros do not count for the largest x.
 
 e is kept at -126 or more, so that no scale is a subnormal float32, which some devices read as
 zero; with x >= -127 that leaves d >= -1.
@@ -48,7 +48,7 @@ MAGNITUDES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 Bytes = NDArray[np.uint8]
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
+class Fp8Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What a conversion did. Errors are the largest found, 0 when every block is exact."""
 
     blocks: int = 0
@@ -58,8 +58,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     largest_tile_error: float = 0.0
     """Of one weight, to the largest that its tile's scale can hold (448)."""
 
-    def __add__(self, other: Proof) -> Proof:
-        return Proof(
+    def __add__(self, other: Fp8Findings) -> Fp8Findings:
+        return Fp8Findings(
             blocks=self.blocks + other.blocks,
             exact_blocks=self.exact_blocks + other.exact_blocks,
             largest_relative_error=max(self.largest_relative_error, other.largest_relative_error),
@@ -145,21 +145,21 @@ def _by_tile(choose: np.ufunc, scales: Bytes) -> NDArray[np.int32]:
 
 def convert(
     blocks: Bytes, scales: Bytes, exponents: NDArray[np.int32]
-) -> tuple[NDArray[np.uint8], Proof]:
-    """Returns one expert's matrix as E4M3 codes (rows, columns), and the proof.
+) -> tuple[NDArray[np.uint8], Fp8Findings]:
+    """Returns one expert's matrix as E4M3 codes (rows, columns), and the findings.
 
     `exponents` from `tile_exponents` of the same arrays.
     """
     rows, count = scales.shape
     out = np.empty((rows, count, BLOCK), np.uint8)
-    proof = Proof()
+    findings = Fp8Findings()
     for tile, top in enumerate(range(0, rows, TILE_ROWS)):
         part = slice(top, top + TILE_ROWS)
         e = np.repeat(exponents[tile], TILE_BLOCKS)[:count]
         shifts = scales[part].astype(np.int32) - (SCALE_BIAS + e)
         _shift(blocks[part], shifts, out[part])
-        proof += _look_up(blocks[part], shifts, out[part])
-    return out.reshape(rows, -1), proof
+        findings += _look_up(blocks[part], shifts, out[part])
+    return out.reshape(rows, -1), findings
 
 
 def _shift(blocks: Bytes, shifts: NDArray[np.int32], out: NDArray[np.uint8]) -> None:
@@ -182,17 +182,17 @@ def _shift(blocks: Bytes, shifts: NDArray[np.int32], out: NDArray[np.uint8]) -> 
     out |= (codes & 8) * np.uint8(16)
 
 
-def _look_up(blocks: Bytes, shifts: NDArray[np.int32], out: NDArray[np.uint8]) -> Proof:
+def _look_up(blocks: Bytes, shifts: NDArray[np.int32], out: NDArray[np.uint8]) -> Fp8Findings:
     """Writes the codes of the other blocks, from the table, and returns what was lost."""
     small = shifts < SMALLEST_NORMAL_SHIFT
     if not small.any():
-        return Proof(blocks=shifts.size, exact_blocks=shifts.size)
+        return Fp8Findings(blocks=shifts.size, exact_blocks=shifts.size)
     row = np.maximum(shifts[small], SMALLEST_SHIFT) - SMALLEST_SHIFT
     index = (row.astype(np.intp) << 8)[:, None] | blocks[small]
     table = tables()
     out[small] = table.codes.reshape(-1).take(index).view(np.uint8)
     relative = table.relative_errors.reshape(-1).take(index).max(-1)
-    return Proof(
+    return Fp8Findings(
         blocks=shifts.size,
         exact_blocks=shifts.size - int(np.count_nonzero(relative)),
         largest_relative_error=float(relative.max()),

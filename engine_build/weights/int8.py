@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 LARGEST = 127
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
+class Int8Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What a conversion did. The error is of one weight, to its row's largest magnitude."""
 
     weights: int = 0
     largest_row_error: float = 0.0
 
-    def __add__(self, other: Proof) -> Proof:
-        return Proof(
+    def __add__(self, other: Int8Findings) -> Int8Findings:
+        return Int8Findings(
             weights=self.weights + other.weights,
             largest_row_error=max(self.largest_row_error, other.largest_row_error),
         )
@@ -43,10 +43,10 @@ def row_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def convert(
     weight: NDArray[np.float32], scales: NDArray[np.float32]
-) -> tuple[NDArray[np.int8], Proof]:
-    """Returns (rows, columns) and the proof; `scales` from `row_scales` of the same weight."""
+) -> tuple[NDArray[np.int8], Int8Findings]:
+    """Returns (rows, columns) and the findings; `scales` from `row_scales` of the same weight."""
     levels = np.rint(weight / scales[:, None])
     # Division may round a row's largest just past 127.
     codes = np.clip(levels, -LARGEST, LARGEST).astype(np.int8)
     error = np.abs(codes * scales[:, None] - weight).max(-1) / (LARGEST * scales)
-    return codes, Proof(weights=weight.size, largest_row_error=float(error.max(initial=0.0)))
+    return codes, Int8Findings(weights=weight.size, largest_row_error=float(error.max(initial=0.0)))

@@ -59,8 +59,8 @@ POLICIES = {
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What the conversion of one file, or of all, did."""
 
-    experts: fp8.Proof = fp8.Proof()
-    matrices: int8.Proof = int8.Proof()
+    experts: fp8.Fp8Findings = fp8.Fp8Findings()
+    matrices: int8.Int8Findings = int8.Int8Findings()
 
     def __add__(self, other: Findings) -> Findings:
         return Findings(
@@ -68,7 +68,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class QuantisationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What stands beside a quantised checkpoint. `files` has the sha256 of each by name."""
 
     source: str
@@ -97,7 +97,7 @@ def quantise(
     *,
     workers: int,
     advance: Advance = durable.ignore,
-) -> Report:
+) -> QuantisationReport:
     """Writes the checkpoint of `source` into `target` in another precision, and its report.
 
     `identity` names what is in `source` (a digest of its files): with the same one, files that an
@@ -105,7 +105,7 @@ def quantise(
     a weight that is not a number.
     """
     chosen = policy(precision)
-    with durable.explained(target):
+    with durable.storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     finished = Ledger(target)
     with tensors.open_checkpoint(source) as opened, ThreadPoolExecutor(workers) as pool:
@@ -123,7 +123,7 @@ def quantise(
     size_bytes = sum(spec.size_bytes for specs, _ in tasks.values() for spec in specs.values())
     durable.write(target / tensors.INDEX_NAME, tensors.index(weight_map, size_bytes))
     durable.write(target / tensors.CONFIG_NAME, _config(source, chosen))
-    report = Report(
+    report = QuantisationReport(
         source=identity,
         precision=precision,
         findings=sum(map(_findings, done.values()), Findings()),
@@ -133,15 +133,15 @@ def quantise(
     return report
 
 
-def read(path: Path) -> Report:
+def read(path: Path) -> QuantisationReport:
     """Returns the report of a conversion. Raises BuildError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
+        return msgspec.json.decode(path.read_bytes(), type=QuantisationReport)
     except (FileNotFoundError, msgspec.MsgspecError) as error:
         raise BuildError(ExitCode.DATA, f"{path}: {error}", "Build the engine again") from None
 
 
-def describe(report: Report) -> str:
+def describe(report: QuantisationReport) -> str:
     """Returns what a conversion cost, in words."""
     experts, matrices = report.findings.experts, report.findings.matrices
     if experts.blocks:
@@ -255,8 +255,8 @@ class _Contents:
         for (blocks, scales), exponents in zip(
             self._experts(stem), self._scales.pop(stem), strict=True
         ):
-            codes, proof = fp8.convert(blocks, scales, exponents)
-            self.findings += Findings(experts=proof)
+            codes, found = fp8.convert(blocks, scales, exponents)
+            self.findings += Findings(experts=found)
             yield codes
             self._opened.release(stem + _BLOCKS, done_bytes, done_bytes + blocks.size)
             done_bytes += blocks.size
@@ -281,8 +281,8 @@ class _Contents:
     def _int8(self, name: str) -> Iterator[Bytes]:
         scales = self._scales.pop(name)
         for part, weight in self._rows(name):
-            codes, proof = int8.convert(weight, scales[part])
-            self.findings += Findings(matrices=proof)
+            codes, found = int8.convert(weight, scales[part])
+            self.findings += Findings(matrices=found)
             yield codes.view(np.uint8)
 
 

@@ -25,7 +25,7 @@ from serving.engines.embedded.place import Place
 REPORT_NAME = "sharding.json"
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ShardingReport(msgspec.Struct, frozen=True, kw_only=True):
     """What stands beside the rank files. `files` has the sha256 of each by name, in rank order."""
 
     source: str
@@ -49,7 +49,7 @@ def shard(
     expert_parallel: int,
     workers: int,
     advance: Advance = durable.ignore,
-) -> Report:
+) -> ShardingReport:
     """Writes the rank files of the checkpoint in `source` into `target`, and their report.
 
     `identity` names what is in `source`: with the same one, files that an earlier call finished
@@ -61,7 +61,7 @@ def shard(
     tensors.check_config(source, sizes)
     ranks = layout.places(tensor_parallel, expert_parallel)
     made_from = f"{identity} tp{tensor_parallel} ep{expert_parallel}"
-    with durable.explained(target):
+    with durable.storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     finished = Ledger(target)
     with tensors.open_checkpoint(source) as opened, ThreadPoolExecutor(workers) as pool:
@@ -74,7 +74,7 @@ def shard(
             ranks,
         )
         done = dict(zip(map(file_name, ranks), made, strict=True))
-    report = Report(
+    report = ShardingReport(
         source=identity,
         tensor_parallel=tensor_parallel,
         expert_parallel=expert_parallel,

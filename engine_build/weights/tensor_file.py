@@ -270,7 +270,7 @@ def write(
     a tensor's pieces are not as many bytes as its spec says.
     """
     partial = path.with_name(f".{path.name}.partial")
-    with durable.explained(path):
+    with durable.storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb", buffering=0) as file:
             growing = _Growing(file.fileno())

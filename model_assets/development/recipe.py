@@ -97,7 +97,7 @@ class Learned(msgspec.Struct, frozen=True):
     loss: float
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a run cost and what its checkpoint can do, by kind of example."""
 
     seeds: Seeds
@@ -144,7 +144,7 @@ def prepare(seeds: Seeds, size: int) -> Material:
 def write_manifest(compact: Compact, path: Path) -> str:
     """Writes the checkpoint manifest of the compact file and returns the file's sha256."""
     digest = sha256(path)
-    checkpoint = manifest.Checkpoint(
+    checkpoint = manifest.CheckpointManifest(
         name="development",
         repository="model_assets",
         revision=digest,
@@ -212,7 +212,7 @@ def scores(
     )
 
 
-def write_report(report: Report, path: Path = REPORT) -> None:
+def write_report(report: TrainingReport, path: Path = REPORT) -> None:
     """Writes the report as indented JSON."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
@@ -239,7 +239,7 @@ def main(
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
     ):
         greedy, sampled = pool.map(partial(scores, seeds, shape, examples), (0.0, 1.0))
-    report = Report(
+    report = TrainingReport(
         seeds=seeds,
         plan=plan,
         rows=len(learned.rows),

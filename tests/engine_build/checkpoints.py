@@ -12,7 +12,7 @@ from engine_build import durable
 from engine_build.weights import inventory, tensors
 from engine_build.weights.tensor_file import Bytes, Spec, write
 from model_assets.development.shape import Shape, config
-from model_assets.manifest import Checkpoint, CheckpointFile
+from model_assets.manifest import CheckpointFile, CheckpointManifest
 
 SMALL = Shape(
     num_hidden_layers=3,
@@ -83,9 +83,9 @@ def make(
     return held
 
 
-def describe(directory: Path, shape: Shape, *, hashed: bool = True) -> Checkpoint:
+def describe(directory: Path, shape: Shape, *, hashed: bool = True) -> CheckpointManifest:
     """Returns the manifest of a checkpoint as it is on the disk."""
-    return Checkpoint(
+    return CheckpointManifest(
         name="checkpoint",
         repository="somewhere/checkpoint",
         revision="abc",

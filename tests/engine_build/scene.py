@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from engine_build import durable
-from engine_build.assemble import Wanted
+from engine_build.assemble import PlannedFile
 from engine_build.build import Outcome, build
 from engine_build.fetch import Checkpoint
 from engine_build.place import State
 from engine_build.profiles.profile import Profile, load
 from engine_build.progress import Steps
-from engine_build.proof.ranks import Comparison
+from engine_build.proof.ranks import RankComparison
 from serving.boundary.engine import Architecture, Engine, Golden, Model
 from tests.engine_build.checkpoints import TINY, make
 
@@ -74,12 +74,12 @@ class Scene:
             model=Model(name="m", repository="r", revision="v", stand_in=True),
             architecture=self.architecture,
             files=tuple(
-                Wanted(f"checkpoint/{p.name}", p, p.stat().st_size, durable.sha256(p))
+                PlannedFile(f"checkpoint/{p.name}", p, p.stat().st_size, durable.sha256(p))
                 for p in sorted(self.origins.iterdir())
             ),
         )
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         """The origins stay: they are the test's."""
 
     def record(self, _directory: Path, draft: Engine) -> tuple[Golden, ...]:
@@ -87,10 +87,10 @@ class Scene:
         self.recorded.append(draft.digest)
         return (Golden(name="greeting", prompt=(1, 2), tokens=(3,)),)
 
-    def compare(self, _directory: Path, _whole: Path, built: Engine) -> Comparison:
+    def compare(self, _directory: Path, _whole: Path, built: Engine) -> RankComparison:
         """Stands in for the run of the ranks."""
         ranks = built.mesh.tensor_parallel
-        return Comparison(ranks=ranks, positions=1, largest_difference=0.0)
+        return RankComparison(ranks=ranks, positions=1, largest_difference=0.0)
 
     def steps(self) -> Steps:
         """Returns steps that nobody watches."""

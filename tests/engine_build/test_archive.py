@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationW
 
 
 def bring(scene: Scene, source: Path, other: State) -> Path:
-    return archive.bring(source, other, scene.steps())[0]
+    return archive.import_engine(source, other, scene.steps())[0]
 
 
 def refused(scene: Scene, source: Path, tmp_path: Path) -> str:
@@ -158,9 +158,9 @@ def test_an_import_that_fails_leaves_the_engine_of_before(
     (scene.origins / "config.json").write_bytes(b"{}")
     later = scene.build(publish=False).engine
     with pytest.raises(BuildError):
-        archive.bring(_cut(exported), scene.state, scene.steps())
+        archive.import_engine(_cut(exported), scene.state, scene.steps())
     assert engine.verify(scene.engine) == later
-    archive.bring(exported, scene.state, scene.steps())
+    archive.import_engine(exported, scene.state, scene.steps())
     assert engine.verify(scene.engine).digest != later.digest
 
 

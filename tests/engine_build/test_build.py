@@ -16,7 +16,7 @@ from bentoml._internal.models import ModelStore
 
 from engine_build import publish
 from engine_build.failure import BuildError, ExitCode
-from engine_build.report import Report
+from engine_build.report import BuildReport
 from serving.boundary import engine
 from serving.boundary.engine import Engine, EngineError
 from tests.engine_build.scene import FIRST, SECOND, Scene, furnish
@@ -95,7 +95,9 @@ def test_a_build_for_which_only_the_store_is_missing_only_publishes(scene: Scene
 
 def test_the_report_has_the_times_and_the_digest_has_not(scene: Scene) -> None:
     outcome = scene.build()
-    report = msgspec.json.decode(scene.state.report(scene.profile.name).read_bytes(), type=Report)
+    report = msgspec.json.decode(
+        scene.state.report(scene.profile.name).read_bytes(), type=BuildReport
+    )
     assert report.digest == outcome.engine.digest
     assert report.tag == outcome.tag
     assert report.size_bytes == sum(p.stat().st_size for p in scene.origins.iterdir())

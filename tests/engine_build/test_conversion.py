@@ -14,7 +14,7 @@ import pytest
 
 from engine_build import conversion, durable, space
 from engine_build.failure import BuildError, ExitCode
-from engine_build.report import Report
+from engine_build.report import BuildReport
 from engine_build.weights import contents, layout, quantise, shard
 from serving.boundary import engine
 from tests.engine_build.scene import FIRST, Scene, furnish
@@ -26,9 +26,9 @@ WEIGHTS = ("fp8", "int8")
 LAYER, TABLES = "model-00000-of-00001.safetensors", "model-00001-of-00001.safetensors"
 
 
-def report(scene: Scene) -> Report:
+def report(scene: Scene) -> BuildReport:
     content = scene.state.report(scene.profile.name).read_bytes()
-    return msgspec.json.decode(content, type=Report)
+    return msgspec.json.decode(content, type=BuildReport)
 
 
 def held(scene: Scene) -> set[str]:

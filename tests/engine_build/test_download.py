@@ -16,10 +16,10 @@ from engine_build import durable
 from engine_build.download import LOCK_NAME, Download, allowed_wait_seconds
 from engine_build.failure import BuildError, ExitCode
 from engine_build.hub import HubError, asked_wait_seconds
-from engine_build.occupancy import alone
+from engine_build.locking import locked
 from engine_build.progress import Steps
 from model_assets import manifest
-from model_assets.manifest import Checkpoint, CheckpointFile
+from model_assets.manifest import CheckpointFile, CheckpointManifest
 from tests.engine_build.hub_double import CONTENT, REVISION, Hub
 
 
@@ -41,7 +41,7 @@ def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Downl
     for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    described = Checkpoint(
+    described = CheckpointManifest(
         name="tiny",
         repository="somewhere/tiny",
         revision=REVISION,
@@ -54,7 +54,9 @@ def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Downl
             for name, content in CONTENT.items()
         ),
     )
-    return Download(described, tmp_path / "room", endpoint=hub.url, sleep=lambda _seconds: None)
+    return Download(
+        described, tmp_path / "directory", endpoint=hub.url, sleep=lambda _seconds: None
+    )
 
 
 @pytest.fixture
@@ -64,8 +66,8 @@ def steps() -> Steps:
 
 
 def test_every_file_of_the_revision_arrives(download: Download, steps: Steps, hub: Hub) -> None:
-    room = download.fetch(steps)
-    assert {name: (room / name).read_bytes() for name in CONTENT} == CONTENT
+    directory = download.fetch(steps)
+    assert {name: (directory / name).read_bytes() for name in CONTENT} == CONTENT
     assert [one.name for one in steps.done] == [
         "Fetching config.json (1 of 2)",
         "Fetching model.safetensors (2 of 2)",
@@ -122,9 +124,9 @@ def test_a_download_that_broke_off_goes_on_where_it_was(
     assert "Run the same command again" in caught.value.advice
     hub.failure, hub.cut_after = None, None
     hub.asked.clear()
-    room = download.fetch(steps)
+    directory = download.fetch(steps)
     assert hub.asked == ["model.safetensors from 300000"]
-    assert (room / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
+    assert (directory / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
 
 
 def test_other_contents_are_deleted_and_fetched_again(
@@ -143,8 +145,8 @@ def test_other_contents_are_deleted_and_fetched_again(
 def test_a_file_that_somebody_touched_is_hashed_again(
     download: Download, steps: Steps, hub: Hub
 ) -> None:
-    room = download.fetch(steps)
-    (room / "config.json").write_bytes(b"[]")
+    directory = download.fetch(steps)
+    (directory / "config.json").write_bytes(b"[]")
     with pytest.raises(BuildError, match=r"config\.json: has 2 bytes"):
         download.fetch(steps)
 
@@ -173,8 +175,8 @@ def test_one_that_breaks_off_again_and_again_goes_on_while_bytes_arrive(
 ) -> None:
     monkeypatch.setattr("engine_build.download.PIECE_BYTES", 100_000)
     hub.cut_after, hub.breaks = 100_000, False
-    room = download.fetch(steps)
-    assert (room / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
+    directory = download.fetch(steps)
+    assert (directory / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
     begun = range(0, len(CONTENT["model.safetensors"]), 100_000)
     assert hub.asked == ["config.json from 0", *(f"model.safetensors from {at}" for at in begun)]
 
@@ -205,7 +207,7 @@ class Watched(io.StringIO):
 def test_two_downloads_of_one_checkpoint_take_turns(download: Download, hub: Hub) -> None:
     output = Watched()
     second = threading.Thread(target=download.fetch, args=(Steps(Console(file=output)),))
-    with alone(download.room / LOCK_NAME, Steps(Console(file=io.StringIO()))):
+    with locked(download.directory / LOCK_NAME, Steps(Console(file=io.StringIO()))):
         second.start()
         assert output.waiting.wait(timeout=30)
         assert hub.asked == []
@@ -272,8 +274,8 @@ def test_a_server_that_asks_to_wait_is_waited_for(
     output = io.StringIO()
     hub.throttles = [(status, headers)] * 8  # more often than a failure would be tried again
     patient = dataclasses.replace(download, sleep=slept.append)
-    room = patient.fetch(Steps(Console(file=output)))
-    assert (room / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
+    directory = patient.fetch(Steps(Console(file=output)))
+    assert (directory / "model.safetensors").read_bytes() == CONTENT["model.safetensors"]
     assert slept == [seconds] * 8
     assert output.getvalue().count("The server asks to wait: going on with config.json at ") == 8
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from engine_build import durable, fetch
 from engine_build.failure import BuildError, ExitCode
-from engine_build.fetch import Compact, Given, Published
+from engine_build.fetch import CompactCheckpoint, GivenCheckpoint, PublishedCheckpoint
 from engine_build.place import State
 from engine_build.profiles import profile
 from engine_build.progress import Steps
@@ -21,13 +21,13 @@ STEPS = Steps(Console(file=io.StringIO()))
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Given:
+def given(tmp_path: Path) -> GivenCheckpoint:
     """A directory with the files of a tiny manifest."""
     make(tmp_path / "tiny", TINY, names=("model.safetensors",))
-    return Given(describe(tmp_path / "tiny", TINY), tmp_path / "tiny", "1")
+    return GivenCheckpoint(describe(tmp_path / "tiny", TINY), tmp_path / "tiny", "1")
 
 
-def test_the_files_of_the_manifest_and_the_ranks_go_into_the_engine(given: Given) -> None:
+def test_the_files_of_the_manifest_and_the_ranks_go_into_the_engine(given: GivenCheckpoint) -> None:
     checkpoint = given.fetch(STEPS)
     assert [file.path for file in checkpoint.files] == [
         "checkpoint/config.json",
@@ -40,7 +40,7 @@ def test_the_files_of_the_manifest_and_the_ranks_go_into_the_engine(given: Given
     assert checkpoint.model.stand_in
 
 
-def test_a_missing_file_is_named_with_where_it_belongs(given: Given) -> None:
+def test_a_missing_file_is_named_with_where_it_belongs(given: GivenCheckpoint) -> None:
     (given.directory / "model.safetensors").unlink()
     with pytest.raises(BuildError, match=r"model\.safetensors is missing") as caught:
         given.fetch(STEPS)
@@ -48,7 +48,9 @@ def test_a_missing_file_is_named_with_where_it_belongs(given: Given) -> None:
     assert "somewhere/checkpoint at abc" in caught.value.advice
 
 
-def test_a_file_that_was_cut_short_is_named_before_anything_is_hashed(given: Given) -> None:
+def test_a_file_that_was_cut_short_is_named_before_anything_is_hashed(
+    given: GivenCheckpoint,
+) -> None:
     path = given.directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BuildError, match="is cut short within model") as caught:
@@ -56,7 +58,7 @@ def test_a_file_that_was_cut_short_is_named_before_anything_is_hashed(given: Giv
     assert caught.value.exit_code is ExitCode.DATA
 
 
-def test_a_file_of_another_length_is_named(given: Given) -> None:
+def test_a_file_of_another_length_is_named(given: GivenCheckpoint) -> None:
     path = given.directory / "model.safetensors.index.json"
     size_bytes = path.stat().st_size
     path.write_bytes(path.read_bytes() + b" ")
@@ -78,12 +80,12 @@ def test_a_gpu_profile_says_what_is_missing_before_anything_is_fetched(tmp_path:
 
 def test_a_published_checkpoint_is_fetched_and_an_own_one_expanded(tmp_path: Path) -> None:
     wanted = profile.load("development")
-    assert isinstance(fetch.choose(wanted, None, State(tmp_path)), Compact)
+    assert isinstance(fetch.choose(wanted, None, State(tmp_path)), CompactCheckpoint)
     wanted = wanted.model_copy(update={"checkpoint": "gpt-oss-20b"})
     source = fetch.choose(wanted, None, State(tmp_path))
-    assert isinstance(source, Published)
-    assert source.room == tmp_path / "checkpoints" / "gpt-oss-20b-6cee5e81ee839178"
-    assert isinstance(fetch.choose(wanted, tmp_path, State(tmp_path)), Given)
+    assert isinstance(source, PublishedCheckpoint)
+    assert source.directory == tmp_path / "checkpoints" / "gpt-oss-20b-6cee5e81ee839178"
+    assert isinstance(fetch.choose(wanted, tmp_path, State(tmp_path)), GivenCheckpoint)
 
 
 def test_an_unknown_checkpoint_is_a_fault_of_the_profile(tmp_path: Path) -> None:

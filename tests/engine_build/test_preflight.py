@@ -12,10 +12,10 @@ import pytest
 from engine_build import fetch, preflight
 from engine_build.download import Download
 from engine_build.failure import BuildError, ExitCode
-from engine_build.fetch import Published
+from engine_build.fetch import PublishedCheckpoint
 from engine_build.hub import HubError
 from engine_build.place import State
-from engine_build.settle import settle
+from engine_build.resolve import resolve
 from serving.hosting import machine
 
 Check = Callable[[], None]
@@ -34,9 +34,9 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/gcc")
     monkeypatch.setattr(Download, "reach", lambda _self: None)
     state = State(tmp_path)
-    wanted = settle("gpt-oss-20b-cpu", None)
+    wanted = resolve("gpt-oss-20b-cpu", None)
     source = fetch.choose(wanted.profile, None, state)
-    assert isinstance(source, Published)
+    assert isinstance(source, PublishedCheckpoint)
     return lambda: preflight.check(wanted, source, state)
 
 

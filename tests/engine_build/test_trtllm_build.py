@@ -13,9 +13,9 @@ import pytest
 
 from engine_build import tune
 from engine_build.build import build
-from engine_build.proof import exam, gate, golden_prompts, questions
-from engine_build.settle import settle
-from engine_build.tune import Shape
+from engine_build.proof import gate, golden_prompts, known_answers, probe, questions
+from engine_build.proof.probe import Batch
+from engine_build.resolve import resolve
 from serving.boundary import engine
 from serving.boundary.engine import Engine, Precision
 from tests.engine_build.scene import Scene, furnish
@@ -37,7 +37,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(DOUBLES)]))
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [3, 0, 1]})
     monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [3, 0, 1]})
-    monkeypatch.setattr(exam, "places", lambda _ranks: [])
+    monkeypatch.setattr(known_answers, "places", lambda _ranks: [])
     made = furnish(tmp_path / "scene")
     made.runtime_version = "1.4.0rc4"
     made.architecture = msgspec.structs.replace(made.architecture, vocab_size=201_088)
@@ -46,15 +46,15 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 def make(scene: Scene) -> Engine:
     """Builds the GPU profile with its gate."""
-    settled = settle("gpt-oss-120b-2xh100", None)
+    resolved = resolve("gpt-oss-120b-2xh100", None)
     return build(
-        settled.profile,
+        resolved.profile,
         scene,
         scene.state,
         scene.steps(),
         store=None,
         record=scene.record,
-        gate=settled.gate,
+        gate=resolved.gate,
     ).engine
 
 
@@ -90,8 +90,8 @@ def test_tuning_keeps_the_caches_below_the_engine(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "TOKENS_A_QUESTION", 1)
-    monkeypatch.setattr(tune, "shapes", lambda _built: [Shape(2, 16), Shape(1, 32)])
-    monkeypatch.setattr(tune, "_ORDINARY", 100_000)  # the double takes some ids for faults
+    monkeypatch.setattr(tune, "shapes", lambda _built: [Batch(2, 16), Batch(1, 32)])
+    monkeypatch.setattr(probe, "_ORDINARY", 100_000)  # the double takes some ids for faults
     built = make(scene)
     directory = scene.state.engine(built.name)
     assert not (directory / "cache").exists()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from model_assets import manifest
-from model_assets.manifest import Checkpoint, ManifestError
+from model_assets.manifest import CheckpointManifest, ManifestError
 
 PUBLISHED = ("gpt-oss-120b", "gpt-oss-20b")
 
 
-def weight_bytes(checkpoint: Checkpoint) -> int:
+def weight_bytes(checkpoint: CheckpointManifest) -> int:
     return sum(f.size_bytes for f in checkpoint.files if f.path.endswith(".safetensors"))
 
 

@@ -13,7 +13,7 @@ from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import experts, gpus, profile, trtllm_fields
 from engine_build.profiles.profile import Profile
 from engine_build.profiles.trtllm_fields import FieldList
-from engine_build.settle import settle
+from engine_build.resolve import resolve
 
 BLACKWELL = "NVIDIA B200"
 
@@ -53,7 +53,7 @@ def test_cards_before_hopper_are_refused_with_the_reason_whatever_their_memory(
     path = tmp_path / "older.yaml"
     path.write_text(yaml.safe_dump(changed(name, device={"kind": kind}).model_dump()))
     with pytest.raises(BuildError, match="kernels for MXFP4 experts on Hopper") as caught:
-        settle(str(path), None)
+        resolve(str(path), None)
     assert caught.value.exit_code == 78
     assert kind in caught.value.message
 
@@ -67,7 +67,7 @@ def test_no_backend_makes_an_older_card_run() -> None:
 
 def test_blackwell_has_no_deterministic_engine() -> None:
     with pytest.raises(BuildError) as caught:
-        settle("gpt-oss-120b-1xb200", "deterministic")
+        resolve("gpt-oss-120b-1xb200", "deterministic")
     assert caught.value.exit_code == 78
     assert (
         "CUTLASS does not compute MXFP4 experts with precision.activations = bf16 on NVIDIA B2"
@@ -123,17 +123,17 @@ def test_blackwell_computes_in_eight_bits(backend: str, activations: str) -> Non
 def test_where_triton_is_gone_the_build_says_so_and_keeps_the_other_format(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert settle("gpt-oss-120b-2xh100", None).notes == ()
+    assert resolve("gpt-oss-120b-2xh100", None).notes == ()
     monkeypatch.setattr(trtllm_fields, "in_use", without_triton)
-    settled = settle("gpt-oss-120b-2xh100", None)
-    (note,) = settled.notes
+    resolved = resolve("gpt-oss-120b-2xh100", None)
+    (note,) = resolved.notes
     assert (
         "TensorRT-LLM 1.5.0 has no backend for precision.activations = fp8 on NVIDIA H100" in note
     )
-    assert settled.profile.precision.activations == "bf16"
-    assert settled.profile.precision.kv_cache == "fp8"
-    assert settled.profile.arguments["moe_config"] == {"backend": "CUTLASS"}
-    assert "OVERRIDE_QUANT_ALGO" not in settled.profile.arguments["env_overrides"]
-    assert settled.gate
-    (fallback,) = settled.gate.fallbacks
+    assert resolved.profile.precision.activations == "bf16"
+    assert resolved.profile.precision.kv_cache == "fp8"
+    assert resolved.profile.arguments["moe_config"] == {"backend": "CUTLASS"}
+    assert "OVERRIDE_QUANT_ALGO" not in resolved.profile.arguments["env_overrides"]
+    assert resolved.gate
+    (fallback,) = resolved.gate.fallbacks
     assert (fallback.precision.activations, fallback.precision.kv_cache) == ("bf16", "auto")

@@ -27,7 +27,7 @@ def test_every_overlay_runs_over_every_gpu_profile(name: str, purpose: str) -> N
     shape = Architecture(
         **{field: getattr(read, field) for field in Architecture.__struct_fields__}
     )
-    assert plan.make(laid, shape, gpu).room[-1].windowed >= 1
+    assert plan.make(laid, shape, gpu).capacity[-1].windowed >= 1
     composed = arguments.compose(laid, gpu, host_cache_bytes=0)
     assert composed["tensor_parallel_size"] == laid.device.count
 

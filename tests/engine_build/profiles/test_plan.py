@@ -56,13 +56,13 @@ def test_every_shipped_profile_fits_its_gpus(name: str) -> None:
     )
     assert held == found.memory
     assert found.unused >= 0
-    assert found.room[-1].tokens == profile.load(name).limits.max_seq_len
-    assert found.room[-1].windowed >= 1
+    assert found.capacity[-1].tokens == profile.load(name).limits.max_seq_len
+    assert found.capacity[-1].windowed >= 1
 
 
 def test_the_default_profile_has_room_for_its_promise() -> None:
     found = made(profile.load("gpt-oss-120b-2xh100"))
-    at = {room.tokens: room for room in found.room}
+    at = {capacity.tokens: capacity for capacity in found.capacity}
     # 64 at once is max_batch_size.
     assert at[16384].windowed > 64
     assert at[4096].windowed > 1.9 * at[4096].whole
@@ -79,7 +79,7 @@ def test_host_memory_is_planned_for_what_can_be_suspended() -> None:
     """What a full batch of the longest sequences needs beyond the GPU's cache, and no more than
     that cache; at least one sequence."""
     found = made(profile.load("gpt-oss-120b-2xh100"))
-    held = found.room[-1].windowed
+    held = found.capacity[-1].windowed
     least, most = found.kv_cache / (held + 1), found.kv_cache / held  # what one sequence needs
     assert 64 * least < found.host_cache + found.kv_cache <= 64 * most
     assert "41.96 GB for all ranks" in "\n".join(plan.lines(found))

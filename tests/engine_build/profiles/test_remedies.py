@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine_build import settle
+from engine_build import resolve
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import gpus, plan, profile, remedies
 from engine_build.profiles.profile import Profile
@@ -108,7 +108,7 @@ def test_the_command_names_the_changes(tmp_path: Path) -> None:
     path = tmp_path / "greedy.yaml"
     path.write_text(yaml.safe_dump(wanted.model_dump()), encoding="utf-8")
     with pytest.raises(BuildError) as caught:
-        settle.settle(str(path), None)
+        resolve.resolve(str(path), None)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
     assert "7 CUDA graphs may need 1.47 GB" in caught.value.message
     assert caught.value.advice.startswith(

@@ -11,7 +11,7 @@ import pytest
 
 from engine_build.build import build
 from engine_build.profiles.profile import GateLimits, Precision, Profile
-from engine_build.proof import exam, gate, golden_prompts, questions
+from engine_build.proof import gate, golden_prompts, known_answers, questions
 from engine_build.proof.probe import Answer, Question
 from serving.boundary import engine
 from serving.boundary.engine import Engine
@@ -46,7 +46,7 @@ def in_precision(profile: Profile, activations: str) -> Profile:
 
 def run(scene: Scene, pretended: Pretended, fallback: str | None = None) -> Engine:
     """Builds the scene's profile in bfloat16 with a gate."""
-    wanted = gate.Wanted(
+    wanted = gate.PrecisionGate(
         limits=LIMITS,
         reference=in_precision(scene.profile, WHOLE),
         fallbacks=() if fallback is None else (in_precision(scene.profile, fallback),),
@@ -67,5 +67,5 @@ def short_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Returns a build of two questions and one golden prompt, without known answers."""
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [1, 2], "two": [3]})
     monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [4, 5]})
-    monkeypatch.setattr(exam, "places", lambda _ranks: [])
+    monkeypatch.setattr(known_answers, "places", lambda _ranks: [])
     return furnish(tmp_path)

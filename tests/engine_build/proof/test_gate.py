@@ -12,16 +12,16 @@ import msgspec
 import pytest
 
 from engine_build import assemble, manifest
-from engine_build.assemble import Wanted
+from engine_build.assemble import PlannedFile
 from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
-from engine_build.fetch import RANKS, Compact, choose
+from engine_build.fetch import RANKS, CompactCheckpoint, choose
 from engine_build.place import State
 from engine_build.profiles.profile import GateLimits, Precision, load
-from engine_build.proof import exam, gate, golden, golden_prompts, probe, questions
+from engine_build.proof import gate, golden, golden_prompts, known_answers, probe, questions
 from engine_build.proof.probe import Answer, Question
-from engine_build.report import Report
-from engine_build.settle import settle
+from engine_build.report import BuildReport
+from engine_build.resolve import resolve
 from engine_build.weights import contents
 from serving.boundary import engine
 from serving.boundary.engine import Engine, Golden
@@ -57,7 +57,7 @@ def test_an_engine_like_its_reference_passes_and_says_so(scene: Scene) -> None:
     assert pretended.asked == [WHOLE, HALF]
     assert not scene.recorded
     assert [(one.name, set(one.tokens)) for one in built.golden] == [("greeting", {7})]
-    report = msgspec.json.decode(scene.state.report(built.name).read_bytes(), type=Report)
+    report = msgspec.json.decode(scene.state.report(built.name).read_bytes(), type=BuildReport)
     assert report.gate == built.gate
 
 
@@ -118,7 +118,9 @@ def test_a_fallback_to_the_published_weights_holds_the_published_files(scene: Sc
         scene.steps(),
         store=None,
         record=scene.record,
-        gate=gate.Wanted(limits=LIMITS, reference=published, fallbacks=(published,), ask=ask),
+        gate=gate.PrecisionGate(
+            limits=LIMITS, reference=published, fallbacks=(published,), ask=ask
+        ),
     ).engine
     assert built.precision.weights == "mxfp4"
     assert built.gate
@@ -155,28 +157,28 @@ def test_an_unknown_number_is_no_pass() -> None:
 
 
 def test_the_gpu_profile_compares_fp8_with_bf16_and_falls_back_to_it() -> None:
-    settled = settle("gpt-oss-120b-2xh100", None)
-    assert settled.profile.precision.activations == "fp8"
-    assert settled.profile.arguments["env_overrides"]["OVERRIDE_QUANT_ALGO"] == "W4A8_MXFP4_FP8"
-    assert settled.gate
-    *apart, both = settled.gate.fallbacks
+    resolved = resolve("gpt-oss-120b-2xh100", None)
+    assert resolved.profile.precision.activations == "fp8"
+    assert resolved.profile.arguments["env_overrides"]["OVERRIDE_QUANT_ALGO"] == "W4A8_MXFP4_FP8"
+    assert resolved.gate
+    *apart, both = resolved.gate.fallbacks
     assert [(one.precision.activations, one.precision.kv_cache) for one in apart] == [
         ("bf16", "fp8"),
         ("fp8", "auto"),
     ]
-    for other in (settled.gate.reference, both):
+    for other in (resolved.gate.reference, both):
         assert other.precision == Precision(weights="mxfp4", activations="bf16", kv_cache="auto")
         assert "OVERRIDE_QUANT_ALGO" not in other.arguments["env_overrides"]
         assert other.arguments["kv_cache_config"]["dtype"] == "auto"
-        assert other.mesh == settled.profile.mesh
+        assert other.mesh == resolved.profile.mesh
 
 
 def test_quality_asks_for_bf16_throughout_and_compares_nothing() -> None:
-    settled = settle("gpt-oss-120b-2xh100", "quality")
-    assert settled.gate
-    assert settled.gate.fallbacks == ()
-    assert settled.profile.precision == settled.gate.reference.precision
-    assert settled.profile.precision == Precision(weights="mxfp4", activations="bf16")
+    resolved = resolve("gpt-oss-120b-2xh100", "quality")
+    assert resolved.gate
+    assert resolved.gate.fallbacks == ()
+    assert resolved.profile.precision == resolved.gate.reference.precision
+    assert resolved.profile.precision == Precision(weights="mxfp4", activations="bf16")
 
 
 @pytest.fixture
@@ -185,8 +187,8 @@ def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = questions.prompts(RANKS)
     few = {name: asked[name] for name in ("greeting", "sum")}
     monkeypatch.setattr(questions, "prompts", lambda _ranks: few)
-    known = exam.places(RANKS)[:6]
-    monkeypatch.setattr(exam, "places", lambda _ranks: known)
+    known = known_answers.known_tokens(RANKS)[:6]
+    monkeypatch.setattr(known_answers, "places", lambda _ranks: known)
     monkeypatch.setattr(gate, "TOKENS_A_QUESTION", 12)
 
 
@@ -194,7 +196,7 @@ def run_shipped(name: str, tmp_path: Path) -> tuple[Engine, State]:
     """Builds a shipped profile of the development model, its gate's engines run for real."""
     wanted = load(name)
     source = choose(wanted, None, State(tmp_path))
-    assert isinstance(source, Compact)
+    assert isinstance(source, CompactCheckpoint)
     scene = furnish(tmp_path)
     built = build(
         wanted,
@@ -203,7 +205,7 @@ def run_shipped(name: str, tmp_path: Path) -> tuple[Engine, State]:
         scene.steps(),
         store=None,
         record=never,
-        gate=settle(name, None).gate,
+        gate=resolve(name, None).gate,
     ).engine
     return built, scene.state
 
@@ -244,8 +246,8 @@ def test_the_embedded_runtime_passes_and_a_broken_scale_does_not(tmp_path: Path)
         built, precision=msgspec.structs.replace(built.precision, activations=WHOLE), files=()
     )
     room = tmp_path / "reference"
-    files = [Wanted(one.path, directory / one.path, one.size_bytes) for one in built.files]
-    assemble.lend(files, room)
+    files = [PlannedFile(one.path, directory / one.path, one.size_bytes) for one in built.files]
+    assemble.link(files, room)
     manifest.write(room, reference)
     places = gate.positions(room)
     break_scales(directory / "checkpoint", "model.layers.1.mlp.experts.down_proj_scales")

@@ -11,7 +11,7 @@ import pytest
 from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof.probe import Answer, Question
-from engine_build.settle import settle
+from engine_build.resolve import resolve
 from serving.boundary import engine
 from tests.engine_build.proof.pretended import HALF, WHOLE, Pretended, run, short_gate
 from tests.engine_build.scene import Scene
@@ -53,16 +53,16 @@ def test_a_format_that_fails_does_not_take_the_other_along(
         token = 8 if name in bad else 7
         return [Answer((token,) * one.max_tokens) for one in wanted]
 
-    settled = settle("gpt-oss-120b-2xh100", None)
-    assert settled.gate
+    resolved = resolve("gpt-oss-120b-2xh100", None)
+    assert resolved.gate
     built = build(
-        settled.profile,
+        resolved.profile,
         scene,
         scene.state,
         scene.steps(),
         store=None,
         record=scene.record,
-        gate=dataclasses.replace(settled.gate, ask=ask),
+        gate=dataclasses.replace(resolved.gate, ask=ask),
     ).engine
     formats = (built.precision.activations, built.precision.kv_cache)
     assert formats == (("bf16", "auto") if built_as is None else FORMATS[built_as])

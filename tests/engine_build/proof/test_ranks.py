@@ -13,7 +13,7 @@ import pytest
 from engine_build.build import build
 from engine_build.failure import BuildError, ExitCode
 from engine_build.proof import golden, golden_prompts, ranks
-from engine_build.report import Report
+from engine_build.report import BuildReport
 from serving.boundary import engine
 from serving.engines.embedded.runtime import EmbeddedRuntime
 from tests.engine_build.scene import Scene, furnish
@@ -41,7 +41,7 @@ def scene(prompts: None, tmp_path_factory: pytest.TempPathFactory) -> Scene:
 def test_the_ranks_say_what_the_whole_model_says(scene: Scene) -> None:
     built = engine.verify(scene.engine)
     content = scene.state.report(built.name).read_bytes()
-    compared = msgspec.json.decode(content, type=Report).ranks
+    compared = msgspec.json.decode(content, type=BuildReport).ranks
     assert compared
     assert compared.ranks == 2
     assert compared.positions == 2 * ranks.COMPARED_TOKENS
@@ -53,7 +53,7 @@ def test_the_ranks_of_int8_weights_say_what_those_say_in_one_piece(tmp_path: Pat
     other = furnish(tmp_path, "int8", ranks=2)
     build(other.profile, other, other.state, other.steps(), store=None, record=other.record)
     content = other.state.report(other.profile.name).read_bytes()
-    compared = msgspec.json.decode(content, type=Report).ranks
+    compared = msgspec.json.decode(content, type=BuildReport).ranks
     assert compared
     assert compared.largest_difference < 1e-5
 

@@ -57,7 +57,7 @@ def test_fifteen_exponents_convert_exactly(rows: int, blocks: int) -> None:
     found, proof = fp8.convert(codes, scales, exponents)
     weights = exact(codes, scales)
     assert np.array_equal(decode(found) * spread(exponents, weights.shape), weights)
-    assert proof == fp8.Proof(blocks=rows * blocks, exact_blocks=rows * blocks)
+    assert proof == fp8.Fp8Findings(blocks=rows * blocks, exact_blocks=rows * blocks)
 
 
 def test_the_sign_of_zero_is_kept() -> None:
@@ -127,8 +127,10 @@ def test_a_scale_that_is_no_number_is_refused() -> None:
 
 
 def test_proofs_add_up() -> None:
-    one = fp8.Proof(blocks=3, exact_blocks=2, largest_relative_error=0.5, largest_tile_error=0.1)
-    other = fp8.Proof(blocks=1, exact_blocks=1)
-    assert one + other == fp8.Proof(
+    one = fp8.Fp8Findings(
+        blocks=3, exact_blocks=2, largest_relative_error=0.5, largest_tile_error=0.1
+    )
+    other = fp8.Fp8Findings(blocks=1, exact_blocks=1)
+    assert one + other == fp8.Fp8Findings(
         blocks=4, exact_blocks=3, largest_relative_error=0.5, largest_tile_error=0.1
     )

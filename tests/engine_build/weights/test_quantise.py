@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from engine_build import durable
 from engine_build.failure import BuildError, ExitCode
 from engine_build.weights import fp8, inventory, quantise, tensors
-from engine_build.weights.quantise import Findings, Report
+from engine_build.weights.quantise import Findings, QuantisationReport
 from engine_build.weights.tensor_file import Bytes, open_file
 from serving.engines.embedded.mxfp4 import dequantise
 from tests.engine_build.checkpoints import SMALL, make
@@ -59,7 +59,7 @@ def test_fp8_experts_hold_the_same_weights(tmp_path: Path) -> None:
             weights, dequantise(before[name], before[stem + "_scales"], torch.float32)
         )
     blocks = sum(held[name].size for name in held if name.endswith("_scales"))
-    assert report.findings.experts == fp8.Proof(blocks=blocks, exact_blocks=blocks)
+    assert report.findings.experts == fp8.Fp8Findings(blocks=blocks, exact_blocks=blocks)
     unchanged = [name for name in held if not name.endswith(("_blocks", "_scales"))]
     assert all(same_bytes(found[name], held[name]) for name in unchanged)
     config = json.loads((tmp_path / "q" / "config.json").read_bytes())
@@ -112,7 +112,7 @@ def test_a_conversion_that_was_killed_goes_on(
     converted: list[int] = []
     convert = fp8.convert
 
-    def dies(blocks: Bytes, scales: Bytes, exponents: np.ndarray) -> tuple[Bytes, fp8.Proof]:
+    def dies(blocks: Bytes, scales: Bytes, exponents: np.ndarray) -> tuple[Bytes, fp8.Fp8Findings]:
         if len(converted) == 2 * 2 * SMALL.num_local_experts:
             raise KeyboardInterrupt
         converted.append(1)
@@ -127,7 +127,9 @@ def test_a_conversion_that_was_killed_goes_on(
     assert not (tmp_path / "q" / quantise.REPORT_NAME).exists()
     kept = (tmp_path / "q" / third.replace("2-", "1-")).stat().st_ino
     converted.clear()
-    report: Report = quantise.quantise(tmp_path / "c", tmp_path / "q", "fp8", "c", workers=1)
+    report: QuantisationReport = quantise.quantise(
+        tmp_path / "c", tmp_path / "q", "fp8", "c", workers=1
+    )
     assert report == whole
     assert len(converted) == 2 * SMALL.num_local_experts
     assert (tmp_path / "q" / third.replace("2-", "1-")).stat().st_ino == kept

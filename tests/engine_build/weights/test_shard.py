@@ -22,7 +22,9 @@ from tests.engine_build.checkpoints import SMALL, make
 MESHES = [(1, 1), (2, 2), (2, 1), (4, 4), (4, 2), (4, 1), (8, 4), (8, 2)]
 
 
-def cut(source: Path, target: Path, mesh: tuple[int, int], sizes: Shape = SMALL) -> shard.Report:
+def cut(
+    source: Path, target: Path, mesh: tuple[int, int], sizes: Shape = SMALL
+) -> shard.ShardingReport:
     tensor_parallel, expert_parallel = mesh
     return shard.shard(
         source,

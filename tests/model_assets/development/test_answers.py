@@ -12,7 +12,7 @@ from model_assets.development.compact import Compact
 from model_assets.development.conversations import NO_TOOL, Example
 from model_assets.development.documented import documented, read_requests, sums
 from model_assets.development.evaluation import Reply, generate, network_of, read_reply
-from model_assets.development.recipe import REPORT, Report
+from model_assets.development.recipe import REPORT, TrainingReport
 from model_assets.development.rows import rows_of
 from model_assets.development.unknown import FALLBACK
 from serving.harmony.conversation import (
@@ -140,13 +140,13 @@ def test_most_small_sums_are_right(ask: Ask) -> None:
 
 def test_numbers_are_the_reports() -> None:
     """The report belongs to the committed file, and its counts are what is documented."""
-    report = msgspec.json.decode(REPORT.read_bytes(), type=Report)
+    report = msgspec.json.decode(REPORT.read_bytes(), type=TrainingReport)
     assert report.greedy["documented question"].right >= QUESTIONS_RIGHT
     assert report.greedy["documented request"].right >= REQUESTS_RIGHT
 
 
 def test_the_report_is_of_this_file(checkpoint: Compact) -> None:
-    report = msgspec.json.decode(REPORT.read_bytes(), type=Report)
+    report = msgspec.json.decode(REPORT.read_bytes(), type=TrainingReport)
     assert report.rows == len(checkpoint.ids)
 
 

@@ -24,20 +24,20 @@ INSTRUCTIONS = "Answer with the result alone: a number, a name or a formula. No 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class KnownToken:
     """What stands before a token of a known answer, and the token. The last one ends the answer."""
 
     context: tuple[int, ...]
     expected: int
 
 
-def places(ranks: Path) -> list[Place]:
+def known_tokens(ranks: Path) -> list[KnownToken]:
     """Returns every token of every answer, in a fixed order. Raises BuildError."""
     try:
         vocabulary = Vocabulary.load(ranks)
     except VocabularyError as error:
         raise BuildError(ExitCode.DATA, str(error)) from None
-    found: list[Place] = []
+    found: list[KnownToken] = []
     for question, answer in msgspec.json.decode(PATH.read_bytes(), type=list[tuple[str, str]]):
         asked = Conversation(
             system=System(reasoning_effort="low", current_date="2026-01-31"),
@@ -46,5 +46,5 @@ def places(ranks: Path) -> list[Place]:
         whole = render_completion(Assistant(content=answer), vocabulary)
         begin = whole.index(MESSAGE) + 1
         prompt = render(asked, vocabulary)
-        found += (Place((*prompt, *whole[:at]), whole[at]) for at in range(begin, len(whole)))
+        found += (KnownToken((*prompt, *whole[:at]), whole[at]) for at in range(begin, len(whole)))
     return found

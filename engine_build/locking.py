@@ -12,9 +12,9 @@ from engine_build.progress import Steps
 
 
 @contextmanager
-def alone(lock: Path, steps: Steps, other: str = "another build of this engine") -> Iterator[None]:
+def locked(lock: Path, steps: Steps, other: str = "another build of this engine") -> Iterator[None]:
     """Holds a lock; waits for `other`, which holds it. The kernel frees a dead process's."""
-    with durable.explained(lock):
+    with durable.storage_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")
     with handle:
@@ -29,7 +29,7 @@ def alone(lock: Path, steps: Steps, other: str = "another build of this engine")
 def swap(work: Path, directory: Path, replaced: Path) -> None:
     """Gives the finished work directory the engine's name. At no moment is there half an engine."""
     durable.remove(replaced)
-    with durable.explained(directory):
+    with durable.storage_errors(directory):
         if directory.exists():
             directory.rename(replaced)
         work.rename(directory)

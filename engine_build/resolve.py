@@ -29,18 +29,18 @@ from serving.boundary.engine import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ResolvedProfile:
     """What to build, and what its precision is compared with, if anything.
 
     `notes` say in words what of the profile cannot be had, and what is built instead.
     """
 
     profile: Profile
-    gate: gate.Wanted | None = None
+    gate: gate.PrecisionGate | None = None
     notes: tuple[str, ...] = ()
 
 
-def settle(name: str, purpose: str | None) -> Settled:
+def resolve(name: str, purpose: str | None) -> ResolvedProfile:
     """Returns the profile with the overlay's values, and for TensorRT-LLM with every argument.
 
     Raises BuildError for what contradicts itself or does not fit on the GPUs, in any precision
@@ -52,13 +52,13 @@ def settle(name: str, purpose: str | None) -> Settled:
     limits = profile.gate
     asked = complete(profile, known)
     if limits is None:
-        return Settled(asked, None, notes)
-    wanted = gate.Wanted(
+        return ResolvedProfile(asked, None, notes)
+    wanted = gate.PrecisionGate(
         limits=limits,
         reference=complete(_changed(profile, limits.reference), known),
         fallbacks=tuple(complete(one, known) for one in _fallbacks(profile, limits.fallback)),
     )
-    return Settled(asked, wanted, notes)
+    return ResolvedProfile(asked, wanted, notes)
 
 
 def _available(profile: Profile, known: FieldList | None) -> tuple[Profile, tuple[str, ...]]:
@@ -125,7 +125,7 @@ def plan_cpu(profile: Profile) -> CpuPlan:
     return cpu_plan.make(profile, fetch.architecture(described), fetched_bytes)
 
 
-def building_bytes(wanted: Settled) -> int:
+def building_bytes(wanted: ResolvedProfile) -> int:
     """Returns the memory of the largest engine that a build for a CPU runs. They run one at a time:
     the one that it is for, and those of the precision gate."""
     gate = wanted.gate
@@ -133,7 +133,7 @@ def building_bytes(wanted: Settled) -> int:
     return max(plan_cpu(profile).memory for profile in runs)
 
 
-def cpu_lines(wanted: Settled) -> list[str]:
+def cpu_lines(wanted: ResolvedProfile) -> list[str]:
     """Returns the plan for a CPU as lines for a person."""
     plan = plan_cpu(wanted.profile)
     return cpu_plan.lines(plan, building_bytes(wanted))

@@ -9,13 +9,13 @@ import pytest
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import overlay, profile
 from engine_build.profiles.profile import Profile
-from engine_build.settle import (
+from engine_build.resolve import (
     building_bytes,
     complete,
     cpu_lines,
     make_plan,
     plan_cpu,
-    settle,
+    resolve,
 )
 
 PAIRS = [
@@ -29,25 +29,25 @@ PAIRS = [
 
 @pytest.mark.parametrize(("name", "purpose"), PAIRS)
 def test_every_gpu_profile_fits_and_has_its_arguments(name: str, purpose: str | None) -> None:
-    settled = settle(name, purpose).profile
-    assert settled.arguments["tensor_parallel_size"] == settled.mesh.tensor_parallel
-    assert settled.arguments["max_seq_len"] == settled.limits.max_seq_len
-    planned = make_plan(settled)
+    resolved = resolve(name, purpose).profile
+    assert resolved.arguments["tensor_parallel_size"] == resolved.mesh.tensor_parallel
+    assert resolved.arguments["max_seq_len"] == resolved.limits.max_seq_len
+    planned = make_plan(resolved)
     assert planned.unused >= 0
-    assert settled.arguments["kv_cache_config"]["host_cache_size"] == planned.host_cache > 0
+    assert resolved.arguments["kv_cache_config"]["host_cache_size"] == planned.host_cache > 0
 
 
 def test_a_profile_for_the_embedded_runtime_stays_as_it_is() -> None:
-    assert settle("development", None).profile == profile.load("development")
+    assert resolve("development", None).profile == profile.load("development")
 
 
 def test_a_build_for_a_cpu_has_room_for_every_engine_that_its_gate_runs() -> None:
-    settled = settle("gpt-oss-20b-cpu", None)
-    assert settled.gate is not None
-    least_bytes = plan_cpu(settled.profile).memory
-    assert building_bytes(settled) == plan_cpu(settled.gate.reference).memory > least_bytes
-    assert any("building" in line for line in cpu_lines(settled))
-    ungated = dataclasses.replace(settled, gate=None)
+    resolved = resolve("gpt-oss-20b-cpu", None)
+    assert resolved.gate is not None
+    least_bytes = plan_cpu(resolved.profile).memory
+    assert building_bytes(resolved) == plan_cpu(resolved.gate.reference).memory > least_bytes
+    assert any("building" in line for line in cpu_lines(resolved))
+    ungated = dataclasses.replace(resolved, gate=None)
     assert building_bytes(ungated) == least_bytes
 
 
@@ -77,5 +77,5 @@ def test_rank_files_have_no_gate_of_a_running_engine() -> None:
 
 def test_an_unknown_purpose_is_named_with_the_nearest() -> None:
     with pytest.raises(BuildError) as caught:
-        settle("gpt-oss-120b-2xh100", "latncy")
+        resolve("gpt-oss-120b-2xh100", "latncy")
     assert caught.value.advice == "Did you mean latency?"

@@ -11,7 +11,7 @@ import pytest
 
 from engine_build.failure import BuildError
 from engine_build.fetch import RANKS
-from engine_build.proof import exam, gate
+from engine_build.proof import gate, known_answers
 from engine_build.proof.probe import Answer, Question
 from serving.boundary import engine
 from serving.harmony.vocabulary import RETURN, Vocabulary
@@ -29,8 +29,8 @@ def test_known_answers_that_are_lost_refuse_an_engine(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, right: int, passed: bool
 ) -> None:
     """Of 100 tokens of known answers the reference gives all; equal tokens alone would pass."""
-    places = [exam.Place((9, index), 7) for index in range(100)]
-    monkeypatch.setattr(exam, "places", lambda _ranks: places)
+    places = [known_answers.KnownToken((9, index), 7) for index in range(100)]
+    monkeypatch.setattr(known_answers, "places", lambda _ranks: places)
 
     def ask(directory: Path, wanted: Sequence[Question]) -> list[Answer]:
         whole = engine.read(directory).precision.activations == WHOLE
@@ -55,12 +55,12 @@ def test_known_answers_that_are_lost_refuse_an_engine(
 
 
 def test_the_known_answers_are_a_few_hundred_tokens() -> None:
-    places = exam.places(RANKS)
+    places = known_answers.known_tokens(RANKS)
     assert 300 < len(places) < 500
     # Every place is asked once, and the answer that it leads to is the shipped one.
     assert len({place.context for place in places}) == len(places)
     vocabulary = Vocabulary.load(RANKS)
-    answers = iter(msgspec.json.decode(exam.PATH.read_bytes(), type=list[tuple[str, str]]))
+    answers = iter(msgspec.json.decode(known_answers.PATH.read_bytes(), type=list[tuple[str, str]]))
     written: list[int] = []
     for place in places:
         if place.expected == RETURN:
@@ -74,7 +74,7 @@ def test_the_known_answers_are_a_few_hundred_tokens() -> None:
 
 
 def test_the_known_answers_of_arithmetic_are_right() -> None:
-    asked = dict(msgspec.json.decode(exam.PATH.read_bytes(), type=list[tuple[str, str]]))
+    asked = dict(msgspec.json.decode(known_answers.PATH.read_bytes(), type=list[tuple[str, str]]))
     computed = 0
     for question, answer in asked.items():
         found = re.fullmatch(r"What is (\d+) ([-+*/]) (\d+)\?", question)
