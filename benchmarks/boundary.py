@@ -36,7 +36,7 @@ CLIENT_US = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class BoundaryCost:
     """One run. CPU times are of the whole process, user and system, in microseconds a token."""
 
     tokens: int
@@ -55,8 +55,8 @@ class Cost:
 def main() -> None:
     """Measures, prints and keeps the result."""
     machine = report.machine()
-    with tempfile.TemporaryDirectory() as room:
-        directory = Path(room) / "engine"
+    with tempfile.TemporaryDirectory() as parent:
+        directory = Path(parent) / "engine"
         paced, free = [], []
         for _ in range(REPETITIONS):
             paced.append(run(directory, pace_seconds=PACE_SECONDS))
@@ -70,14 +70,16 @@ def run(
     pace_seconds: float,
     streams: int = STREAMS,
     tokens_each: int = TOKENS_EACH,
-) -> Cost:
+) -> BoundaryCost:
     """Returns the cost of one run on an event loop of its own."""
     return uvloop.run(
         measure(directory, streams=streams, tokens_each=tokens_each, pace_seconds=pace_seconds)
     )
 
 
-def result(paced: list[Cost], free: list[Cost], machine: report.Machine) -> report.Result:
+def result(
+    paced: list[BoundaryCost], free: list[BoundaryCost], machine: report.Machine
+) -> report.Result:
     """Returns the medians of the repetitions, with the goals for the paced ones."""
     held = median(cost.tokens_per_second for cost in paced) * PACE_SECONDS / STREAMS
     client_us = median(cost.client_us for cost in paced)
@@ -107,7 +109,7 @@ def result(paced: list[Cost], free: list[Cost], machine: report.Machine) -> repo
     )
 
 
-def row(name: str, costs: list[Cost]) -> tuple[str, ...]:
+def row(name: str, costs: list[BoundaryCost]) -> tuple[str, ...]:
     """Returns the medians of some runs as text."""
     return (
         name,
@@ -118,7 +120,9 @@ def row(name: str, costs: list[Cost]) -> tuple[str, ...]:
     )
 
 
-async def measure(directory: Path, *, streams: int, tokens_each: int, pace_seconds: float) -> Cost:
+async def measure(
+    directory: Path, *, streams: int, tokens_each: int, pace_seconds: float
+) -> BoundaryCost:
     """Returns the cost of `streams` sequences of `tokens_each` tokens, played from `directory`."""
     script = Script(
         scenarios=(Scenario(steps=(Repeat(ids=tuple(range(1000, 1064))),)),),
@@ -144,7 +148,7 @@ async def measure(directory: Path, *, streams: int, tokens_each: int, pace_secon
     tokens, wakes = sum(one[0] for one in counts), sum(one[1] for one in counts)
     if tokens != streams * tokens_each:
         raise RuntimeError(f"{tokens} tokens arrived, {streams * tokens_each} were generated")
-    return Cost(
+    return BoundaryCost(
         tokens=tokens,
         seconds=seconds,
         client_us=client_cpu / tokens * 1e6,

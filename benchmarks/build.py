@@ -24,12 +24,12 @@ import msgspec
 import psutil
 
 from benchmarks import report
-from benchmarks.build_step import STEPS, Cost, shape
+from benchmarks.build_step import STEPS, StepCost, shape
 from benchmarks.synthetic import generate
 from engine_build import durable
 from serving.hosting.machine import processors
 
-ROOM = report.STATE / "build"
+DIRECTORY = report.STATE / "build"
 MOVING = ("verify", "place", "repack", "shard")
 """Steps that only move or read bytes."""
 LEAST_RATIO = 0.7
@@ -70,17 +70,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=processors())
     chosen = parser.parse_args(arguments)
     machine = report.machine()
-    shutil.rmtree(ROOM, ignore_errors=True)
-    ROOM.mkdir(parents=True)
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
+    DIRECTORY.mkdir(parents=True)
     try:
-        made = generate(shape(chosen.model, chosen.layers), ROOM / "checkpoint")
+        made = generate(shape(chosen.model, chosen.layers), DIRECTORY / "checkpoint")
         plain, costs = measure(
-            ROOM, chosen.model, chosen.layers, chosen.rounds, chosen.workers, time.perf_counter
+            DIRECTORY, chosen.model, chosen.layers, chosen.rounds, chosen.workers, time.perf_counter
         )
-        shutil.rmtree(ROOM / "checkpoint")
-        spread = scale(ROOM, chosen.workers)
+        shutil.rmtree(DIRECTORY / "checkpoint")
+        spread = scale(DIRECTORY, chosen.workers)
     finally:
-        shutil.rmtree(ROOM, ignore_errors=True)
+        shutil.rmtree(DIRECTORY, ignore_errors=True)
     title = f"Engine build, {chosen.model} with {chosen.layers} layers"
     found = result(title, made.tensor_bytes, plain, costs, spread, machine)
     report.publish(found)
@@ -88,12 +88,12 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(
-    room: Path, model: str, layers: int, rounds: int, workers: int, clock: Clock
-) -> tuple[Plain, dict[str, Cost]]:
+    directory: Path, model: str, layers: int, rounds: int, workers: int, clock: Clock
+) -> tuple[Plain, dict[str, StepCost]]:
     """Returns the best of several rounds, for the plain tools and for each step."""
-    source, target = room / "checkpoint", room / "target"
+    source, target = directory / "checkpoint", directory / "target"
     copies, hashes, coreutils = [], [], []
-    costs: dict[str, list[Cost]] = {step: [] for step in STEPS}
+    costs: dict[str, list[StepCost]] = {step: [] for step in STEPS}
     for _ in range(rounds):
         _evict(source)
         copies.append(_timed(["cp", "-r", str(source), str(target)], clock))
@@ -112,16 +112,16 @@ def measure(
     return Plain(min(copies), min(hashes), min(coreutils)), best
 
 
-def scale(room: Path, workers: int) -> dict[int, Cost]:
+def scale(directory: Path, workers: int) -> dict[int, StepCost]:
     """Returns what the conversion to FP8 takes with one worker and with several.
 
-    It reads from memory and, where there is room, writes to it: what is looked for is how the
+    It reads from memory and, where there is space, writes to it: what is looked for is how the
     processor's cores are used, and two workers write no faster to one disk than one.
     """
-    source = room / "checkpoint"
+    source = directory / "checkpoint"
     made = generate(shape(CONVERTED, CONVERTED_LAYERS), source)
     fits = MEMORY.is_dir() and psutil.virtual_memory().available > 3 * made.tensor_bytes
-    with TemporaryDirectory(dir=MEMORY if fits else room) as place:
+    with TemporaryDirectory(dir=MEMORY if fits else directory) as place:
         costs = {}
         for count in sorted({1, workers}):
             for file in sorted(source.iterdir()):
@@ -131,13 +131,13 @@ def scale(room: Path, workers: int) -> dict[int, Cost]:
     return costs
 
 
-def _run(step: str, source: Path, target: Path, model: str, layers: int, workers: int) -> Cost:
+def _run(step: str, source: Path, target: Path, model: str, layers: int, workers: int) -> StepCost:
     """Runs a step in a process of its own, and removes what it wrote."""
     arguments = [step, str(source), str(target), model, str(layers), str(workers)]
     command = [sys.executable, "-m", "benchmarks.build_step", *arguments]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     _clear(target)
-    return msgspec.json.decode(output, type=Cost)
+    return msgspec.json.decode(output, type=StepCost)
 
 
 def _timed(command: list[str], clock: Clock) -> float:
@@ -166,8 +166,8 @@ def result(
     title: str,
     size_bytes: int,
     plain: Plain,
-    costs: dict[str, Cost],
-    spread: dict[int, Cost],
+    costs: dict[str, StepCost],
+    spread: dict[int, StepCost],
     machine: report.Machine,
 ) -> report.Result:
     """Returns the table and the goals."""
@@ -225,7 +225,7 @@ def result(
     )
 
 
-def _ratio(step: str, plain: Plain, cost: Cost) -> float:
+def _ratio(step: str, plain: Plain, cost: StepCost) -> float:
     return (plain.hash if step == "verify" else plain.both) / cost.seconds
 
 

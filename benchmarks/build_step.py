@@ -24,7 +24,7 @@ MESH = 2
 """Tensor and expert parallel ranks of the `shard` step, as in the default profile."""
 
 
-class Cost(msgspec.Struct, frozen=True):
+class StepCost(msgspec.Struct, frozen=True):
     """What a step took. `seconds` leaves the start of Python out."""
 
     seconds: float
@@ -98,13 +98,13 @@ STEPS: dict[str, Callable[[Path, Path, Shape, int], str]] = {
 }
 
 
-def run(step: str, source: Path, target: Path, sizes: Shape, workers: int) -> Cost:
+def run(step: str, source: Path, target: Path, sizes: Shape, workers: int) -> StepCost:
     """Runs a step and returns what it took."""
     started = time.perf_counter()
     note = STEPS[step](source, target, sizes, workers)
     seconds = time.perf_counter() - started
     written = sum(path.stat().st_size for path in target.rglob("*")) if target.exists() else 0
-    return Cost(seconds, _peak_bytes(), written, note)
+    return StepCost(seconds, _peak_bytes(), written, note)
 
 
 def _peak_bytes() -> int:

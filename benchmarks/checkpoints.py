@@ -29,7 +29,7 @@ LOGIT_SPREAD = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class CheckpointShape:
     """The numbers of one checkpoint. `experts` says how their weights are stored."""
 
     name: str
@@ -66,22 +66,22 @@ class Shape:
         return self.hidden_size * self.vocab_size
 
 
-SMALL = Shape("small", 256, 4, 8, 256, 8, 2)
+SMALL = CheckpointShape("small", 256, 4, 8, 256, 8, 2)
 """What engines are compared on: the body is small and the vocabulary whole."""
 
-TWENTY_BILLION = Shape("20b", 2880, 24, 32, 2880, 64, 8, experts="mxfp4")
+TWENTY_BILLION = CheckpointShape("20b", 2880, 24, 32, 2880, 64, 8, experts="mxfp4")
 """The shape of openai/gpt-oss-20b."""
 
-TINY = Shape("tiny", 64, 2, 4, 64, 4, 2, vocab_size=512)
+TINY = CheckpointShape("tiny", 64, 2, 4, 64, 4, 2, vocab_size=512)
 """Enough to run the same code in a test."""
 
 
-def mxfp4(shape: Shape) -> Shape:
+def mxfp4(shape: CheckpointShape) -> CheckpointShape:
     """Returns the same shape with its experts stored as MXFP4."""
     return replace(shape, experts="mxfp4")
 
 
-def ensure(shape: Shape, root: Path) -> Path:
+def ensure(shape: CheckpointShape, root: Path) -> Path:
     """Returns the directory of the checkpoint, written under `root` first if it is not there.
 
     A directory that exists is whole: it is written beside its place and then moved there.
@@ -108,7 +108,7 @@ def int8(checkpoint: Path) -> Path:
     return target
 
 
-def write(shape: Shape, directory: Path) -> None:
+def write(shape: CheckpointShape, directory: Path) -> None:
     """Writes config.json, one safetensors file a layer and the index of them."""
     (directory / "config.json").write_text(json.dumps(_config(shape), indent=2))
     generator = torch.Generator().manual_seed(shape.seed)
@@ -123,14 +123,14 @@ def write(shape: Shape, directory: Path) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2))
 
 
-def _parts(shape: Shape, generator: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
+def _parts(shape: CheckpointShape, generator: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
     """Yields what goes into one file at a time: memory holds a layer, not the model."""
     yield _outer(shape, generator)
     for index in range(shape.num_layers):
         yield _layer(shape, index, generator)
 
 
-def _outer(shape: Shape, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _outer(shape: CheckpointShape, generator: torch.Generator) -> dict[str, torch.Tensor]:
     width = shape.hidden_size
     return {
         "model.embed_tokens.weight": _normal(generator, 1.0, shape.vocab_size, width),
@@ -139,7 +139,9 @@ def _outer(shape: Shape, generator: torch.Generator) -> dict[str, torch.Tensor]:
     }
 
 
-def _layer(shape: Shape, index: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _layer(
+    shape: CheckpointShape, index: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
     width, prefix = shape.hidden_size, f"model.layers.{index}."
     heads = {"q": shape.num_heads, "k": shape.num_kv_heads, "v": shape.num_kv_heads}
     tensors = {
@@ -160,7 +162,7 @@ def _layer(shape: Shape, index: int, generator: torch.Generator) -> dict[str, to
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _experts(shape: Shape, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _experts(shape: CheckpointShape, generator: torch.Generator) -> dict[str, torch.Tensor]:
     width, inner, count = shape.hidden_size, shape.intermediate_size, shape.num_experts
     tensors = {
         "mlp.experts.gate_up_proj_bias": _normal(generator, 0.1, count, 2 * inner),
@@ -191,7 +193,7 @@ def _codes(
     return blocks, torch.full(size, E8M0_BIAS + exponent, dtype=torch.uint8)
 
 
-def _config(shape: Shape) -> dict[str, object]:
+def _config(shape: CheckpointShape) -> dict[str, object]:
     """Returns config.json, in the words of the published one."""
     layers = range(shape.num_layers)
     config: dict[str, object] = {

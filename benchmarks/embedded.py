@@ -21,7 +21,7 @@ import torch
 from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks import limits, report
-from benchmarks.checkpoints import SMALL, Shape, ensure, int8
+from benchmarks.checkpoints import SMALL, CheckpointShape, ensure, int8
 from benchmarks.contenders import BATCH
 from benchmarks.timeline import Timeline
 from benchmarks.worker import Worker
@@ -86,7 +86,7 @@ def main() -> None:
     report.publish(result(SMALL, measured, agreed, peaks, machine, best))
 
 
-def compare(shape: Shape, repetitions: int, players: Mapping[str, Player]) -> Measured:
+def compare(shape: CheckpointShape, repetitions: int, players: Mapping[str, Player]) -> Measured:
     """Returns the figures of each player.
 
     One more repetition comes first, to warm up, and is not counted. Every prompt is new, so that
@@ -114,7 +114,7 @@ def compare(shape: Shape, repetitions: int, players: Mapping[str, Player]) -> Me
     return measured
 
 
-def agreement(shape: Shape, own: Player, peer: Player) -> str:
+def agreement(shape: CheckpointShape, own: Player, peer: Player) -> str:
     """Returns a sentence on the greedy tokens of both, which load the checkpoint in float32.
 
     In bfloat16 a logit of 20 has steps of 1/8, and one token in seven is a tie that rounding
@@ -144,7 +144,7 @@ def _note(figures: dict[str, list[float]], figure: str, timeline: Timeline) -> N
         figures[PREFILL].append(LONG_PROMPT_TOKENS / timeline.first_token_seconds)
 
 
-def _prompt(source: random.Random, shape: Shape, tokens: int) -> list[int]:
+def _prompt(source: random.Random, shape: CheckpointShape, tokens: int) -> list[int]:
     # The last ids of the vocabulary are control tokens and padding.
     return [source.randrange(shape.vocab_size * 99 // 100) for _ in range(tokens)]
 
@@ -156,7 +156,7 @@ def _common(ours: list[int], theirs: list[int]) -> int:
 
 
 def result(
-    shape: Shape,
+    shape: CheckpointShape,
     measured: Measured,
     agreed: str,
     peak_bytes: dict[str, int],

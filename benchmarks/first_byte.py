@@ -137,8 +137,8 @@ def run(host: Host, *, turns: int, bursts: int) -> report.Result:
     machine = report.machine()
     with bare() as port:
         least = measure(port, turns=turns, bursts=bursts)
-    with tempfile.TemporaryDirectory() as room:
-        engine = Path(room) / "engine"
+    with tempfile.TemporaryDirectory() as directory:
+        engine = Path(directory) / "engine"
         write_engine(engine)
         with serving(engine, host) as service:
             ours = measure(service.port, turns=turns, bursts=bursts)

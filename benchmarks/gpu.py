@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import limits, report
-from benchmarks.checkpoints import TINY, TWENTY_BILLION, Shape, ensure
+from benchmarks.checkpoints import TINY, TWENTY_BILLION, CheckpointShape, ensure
 from benchmarks.runtime import BLOCK_TOKENS, open_runtime, run
 from serving.engines.embedded.runtime import EmbeddedRuntime
 
@@ -32,10 +32,10 @@ DEVICE_VARIABLE = "EMBEDDED_DEVICE"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Workload:
     """What is run on one kind of device."""
 
-    shape: Shape
+    shape: CheckpointShape
     batches: tuple[int, ...]
     graph_batch_sizes: tuple[int, ...]
     prompt_tokens: int
@@ -46,7 +46,7 @@ class Plan:
     """The last two: what the limits are measured with, see `limits.measure`."""
 
 
-ON_GPU = Plan(
+ON_GPU = Workload(
     shape=TWENTY_BILLION,
     batches=(1, 16, 64),
     graph_batch_sizes=(1, 2, 4, 8, 16, 32, 64),
@@ -56,7 +56,7 @@ ON_GPU = Plan(
     megabytes=4096,
     side=8192,
 )
-ON_CPU = Plan(
+ON_CPU = Workload(
     shape=TINY,
     batches=(1, 3),
     graph_batch_sizes=(1, 2, 4),
@@ -91,7 +91,7 @@ def main(device: str | None = None) -> None:
     report.publish(msgspec.structs.replace(found, goals=(*found.goals, passed)))
 
 
-def measure(plan: Plan, device: torch.device, machine: report.Machine) -> report.Result:
+def measure(plan: Workload, device: torch.device, machine: report.Machine) -> report.Result:
     """Compares graphs with eager steps, measures decode rates, and returns both as a result."""
     checkpoint = ensure(plan.shape, report.CHECKPOINTS)
     source = random.Random(5)
@@ -144,7 +144,9 @@ def measure(plan: Plan, device: torch.device, machine: report.Machine) -> report
     )
 
 
-def _tokens(runtime: EmbeddedRuntime, plan: Plan, prompts: Sequence[list[int]]) -> list[list[int]]:
+def _tokens(
+    runtime: EmbeddedRuntime, plan: Workload, prompts: Sequence[list[int]]
+) -> list[list[int]]:
     """Returns greedy tokens of batches of every size from 1 up to what a few steps allow.
 
     Lengths differ, so that padding to the next captured size and to longer contexts is in it.
@@ -160,7 +162,7 @@ def _tokens(runtime: EmbeddedRuntime, plan: Plan, prompts: Sequence[list[int]]) 
 
 def _row(
     runtime: EmbeddedRuntime,
-    plan: Plan,
+    plan: Workload,
     batch: int,
     prompts: Sequence[list[int]],
     best: limits.Limits,

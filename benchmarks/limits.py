@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from benchmarks.checkpoints import Shape
+from benchmarks.checkpoints import CheckpointShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def measure(
 
 
 def decode_tokens_per_second(
-    shape: Shape,
+    shape: CheckpointShape,
     limits: Limits,
     batch: int,
     context_tokens: int = 0,
@@ -69,7 +69,7 @@ def decode_tokens_per_second(
     return batch / max(seconds_memory, seconds_compute)
 
 
-def prefill_tokens_per_second(shape: Shape, limits: Limits, tokens: int) -> float:
+def prefill_tokens_per_second(shape: CheckpointShape, limits: Limits, tokens: int) -> float:
     """Returns the tokens a second of one prompt at the matrix rate, causal attention halved."""
     window = min(shape.sliding_window, tokens)
     full_layers = shape.num_layers // 2
@@ -79,13 +79,13 @@ def prefill_tokens_per_second(shape: Shape, limits: Limits, tokens: int) -> floa
     return limits.operations_per_second / (body + attention)
 
 
-def _active_weights(shape: Shape) -> float:
+def _active_weights(shape: CheckpointShape) -> float:
     expert = 3.0 * shape.hidden_size * shape.intermediate_size
     layer = shape.attention_weights + shape.experts_per_token * expert
     return shape.num_layers * layer + shape.head_weights
 
 
-def _cache_bytes(shape: Shape, context_tokens: int) -> float:
+def _cache_bytes(shape: CheckpointShape, context_tokens: int) -> float:
     full_layers = shape.num_layers // 2
     window = min(shape.sliding_window, context_tokens)
     positions = full_layers * context_tokens + (shape.num_layers - full_layers) * window

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import model_assets
-from benchmarks.checkpoints import Shape
+from benchmarks.checkpoints import CheckpointShape
 from serving.boundary import engine
 from serving.boundary.engine import (
     Architecture,
@@ -25,7 +25,7 @@ from serving.boundary.engine import (
 RANKS = Path(model_assets.__file__).parent / "tokenizer" / "o200k_base.tiktoken.xz"
 
 
-def write(directory: Path, shape: Shape, checkpoint: Path, limits: Limits) -> None:
+def write(directory: Path, shape: CheckpointShape, checkpoint: Path, limits: Limits) -> None:
     """Makes `directory` an embedded engine of the checkpoint, whose files are linked, not copied.
 
     Its cache holds every sequence of a full batch at its greatest length.

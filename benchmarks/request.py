@@ -144,8 +144,8 @@ def _part(parts: list[tuple[float, float, int]], index: int) -> list[float]:
 
 async def measure() -> report.Result:
     """Measures in this process, over the replay runtime."""
-    with tempfile.TemporaryDirectory() as room:
-        engine = Path(room) / "engine"
+    with tempfile.TemporaryDirectory() as directory:
+        engine = Path(directory) / "engine"
         write_paced_engine(engine)
         settings = Settings(engine=str(engine), log_level="warning")
         loaded, ready = asyncio.Event(), asyncio.Event()

@@ -142,8 +142,8 @@ def measure_own(runtime: Worker, prompt: list[int], streams: int, tokens: int) -
 def run_pace(host: Host, tokens: int, rounds: int) -> report.Result:
     """Runs the first part."""
     machine = report.machine()
-    with tempfile.TemporaryDirectory() as room:
-        engine = Path(room) / "engine"
+    with tempfile.TemporaryDirectory() as directory:
+        engine = Path(directory) / "engine"
         write_paced_engine(engine)
         with serving(engine, host) as service:
             runs = [measure_pace(service, STREAMS, tokens) for _ in range(rounds)]
@@ -240,8 +240,8 @@ def run_random_rate(host: Host, rounds: int) -> report.Result:
     """Runs the second part on a random checkpoint."""
     shape = checkpoints.mxfp4(checkpoints.SMALL)
     checkpoint = checkpoints.ensure(shape, report.CHECKPOINTS)
-    with tempfile.TemporaryDirectory(dir=report.STATE) as room:
-        engine = Path(room).absolute() / "engine"
+    with tempfile.TemporaryDirectory(dir=report.STATE) as directory:
+        engine = Path(directory).absolute() / "engine"
         random_engine.write(engine, shape, checkpoint, RATE_LIMITS)
         return run_rate(host, engine, rounds)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from benchmarks.checkpoints import SMALL, Shape, ensure
+from benchmarks.checkpoints import SMALL, CheckpointShape, ensure
 from benchmarks.runtime import BLOCK_TOKENS, greedy, open_runtime
 from serving.engines.embedded.runtime import EmbeddedRuntime
 
@@ -61,7 +61,9 @@ def main() -> None:
     report.publish(result(stalls, Load(), machine))
 
 
-def measure(shape: Shape, checkpoint: Path, load: Load, clock: Callable[[], float]) -> Stalls:
+def measure(
+    shape: CheckpointShape, checkpoint: Path, load: Load, clock: Callable[[], float]
+) -> Stalls:
     """Runs the load and returns what the streams saw."""
     chunks = -(-load.long_prompt_tokens // (load.chunk_tokens - load.streams))
     stream_tokens = 2 * (load.settle_steps + chunks)

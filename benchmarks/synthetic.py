@@ -40,7 +40,7 @@ DEVIATION = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class SyntheticCheckpoint:
     """What was written."""
 
     directory: Path
@@ -48,7 +48,9 @@ class Checkpoint:
     tensor_bytes: int
 
 
-def generate(shape: Shape, directory: Path, limit_bytes: int = FILE_LIMIT_BYTES) -> Checkpoint:
+def generate(
+    shape: Shape, directory: Path, limit_bytes: int = FILE_LIMIT_BYTES
+) -> SyntheticCheckpoint:
     """Writes the checkpoint of an architecture into a new directory; the same bytes every time."""
     directory.mkdir(parents=True)
     specs = inventory.checkpoint(shape)
@@ -60,7 +62,7 @@ def generate(shape: Shape, directory: Path, limit_bytes: int = FILE_LIMIT_BYTES)
     tensor_bytes = sum(spec.size_bytes for spec in specs.values())
     (directory / tensors.INDEX_NAME).write_bytes(tensors.index(weight_map, tensor_bytes))
     (directory / tensors.CONFIG_NAME).write_text(json.dumps(config(shape), indent=2) + "\n")
-    return Checkpoint(directory, tuple(files), tensor_bytes)
+    return SyntheticCheckpoint(directory, tuple(files), tensor_bytes)
 
 
 def arrange(specs: Mapping[str, Spec], limit_bytes: int = FILE_LIMIT_BYTES) -> dict[str, list[str]]:

@@ -32,7 +32,7 @@ class Order(msgspec.Struct):
     max_tokens: int
 
 
-class Answer(msgspec.Struct):
+class WorkerAnswer(msgspec.Struct):
     """What came of it. `peak_bytes` is the most memory that the process has held so far."""
 
     timeline: Timeline
@@ -85,7 +85,7 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(Order(prompts, max_tokens)) + b"\n")
         self._process.stdin.flush()
-        answer = msgspec.json.decode(self._read(), type=Answer)
+        answer = msgspec.json.decode(self._read(), type=WorkerAnswer)
         self.peak_bytes = answer.peak_bytes
         return answer.timeline
 
@@ -135,7 +135,7 @@ def main(name: str, checkpoint: Path, dtype: str) -> None:
         order = msgspec.json.decode(line, type=Order)
         timeline = contender.generate(order.prompts, order.max_tokens)
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answers.write(msgspec.json.encode(Answer(timeline, peak_bytes)) + b"\n")
+        answers.write(msgspec.json.encode(WorkerAnswer(timeline, peak_bytes)) + b"\n")
     contender.close()
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from engine_build import durable, space
+from engine_build import durable, manifest, space
 from engine_build.durable import Advance
 from engine_build.failure import BuildError, ExitCode
 from engine_build.locking import locked, swap
@@ -32,11 +32,6 @@ MOST_MANIFEST_BYTES = 64 * 1024 * 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
-def size_bytes(built: Engine) -> int:
-    """Returns the bytes of an engine's files."""
-    return sum(file.size_bytes for file in built.files)
-
-
 def export(directory: Path, target: Path, advance: Advance = durable.ignore) -> Engine:
     """Writes the engine of a directory into a tar file, whole or not at all, and returns it.
 
@@ -44,9 +39,10 @@ def export(directory: Path, target: Path, advance: Advance = durable.ignore) -> 
     (STORAGE) before the first byte when there is no space.
     """
     built = engine.read(directory)
-    space.check(target.absolute(), size_bytes(built))
+    space.check(target.absolute(), manifest.size_bytes(built))
     partial = target.with_name(f".{target.name}.partial")
     with durable.storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -80,10 +76,10 @@ def import_engine(
                 return directory, False
             work = state.incoming(built.name)
             durable.remove(work)
-            space.check(state.root, size_bytes(built))
+            space.check(state.root, manifest.size_bytes(built))
             step = "Unpacking and hashing the engine's files"
             try:
-                with steps.step(step, size_bytes(built)) as advance:
+                with steps.step(step, manifest.size_bytes(built)) as advance:
                     _unpack(archive, members, built, work, source, advance)
             except BaseException:
                 durable.remove(work)  # it may be large, and nothing of it is used again
@@ -102,10 +98,10 @@ def _add(archive: tarfile.TarFile, name: str, root: Path, one: File, advance: Ad
     with (root / one.path).open("rb") as file:
         hashing = _Hashing(file, advance)
         archive.addfile(_entry(f"{name}/{one.path}", one.size_bytes), hashing)
-        if hashing.sha256 != one.sha256:
+        sha256 = hashing.digest.hexdigest()
+        if sha256 != one.sha256:
             raise EngineError(
-                f"{root / one.path} has changed: sha256 {hashing.sha256}, engine.json says "
-                f"{one.sha256}"
+                f"{root / one.path} has changed: sha256 {sha256}, engine.json says {one.sha256}"
             )
 
 
@@ -115,34 +111,24 @@ def _entry(name: str, length: int) -> tarfile.TarInfo:
     return entry
 
 
-class _Hashing(io.RawIOBase):
-    """Reads a file and hashes what is read."""
+class _Hashing:
+    """A file whose bytes are hashed as they are read."""
 
     def __init__(self, file: IO[bytes], advance: Advance) -> None:
+        self.digest = hashlib.sha256()
         self._file = file
         self._advance = advance
-        self._state = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """Of what was read so far."""
-        return self._state.hexdigest()
-
-    def readable(self) -> bool:
-        """True."""
-        return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Returns the next bytes."""
         piece = self._file.read(size)
-        self._state.update(piece)
+        self.digest.update(piece)
         self._advance(len(piece))
         return piece
 
 
 @contextmanager
 def _opened(source: Path) -> Iterator[tarfile.TarFile]:
-    """Opens an archive to be read once from its beginning to its end."""
+    """Yields an archive that is read once, from beginning to end. Raises BuildError."""
     try:
         with tarfile.open(source, mode="r|", bufsize=durable.PIECE_BYTES) as archive:
             yield archive
@@ -155,7 +141,7 @@ def _opened(source: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _manifest(archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], source: Path) -> Engine:
-    """Returns the manifest that an archive begins with, and that can be trusted with paths."""
+    """Returns the manifest at the beginning of an archive. Its paths stay inside the engine."""
     first = next(members, None)
     if first is None or not first.isreg() or PurePosixPath(first.name).name != MANIFEST_NAME:
         raise _damaged(source, f"it does not begin with an {MANIFEST_NAME}")

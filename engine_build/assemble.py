@@ -15,7 +15,7 @@ from serving.boundary.engine import File
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file that the engine shall hold at `path`; None where the contents are not known before."""
+    """A file for the engine, at `path` in it. `sha256` is None where it is not known yet."""
 
     path: str
     origin: Path
@@ -49,7 +49,7 @@ def hashed(
 
 
 def link(wanted: Sequence[PlannedFile], directory: Path) -> None:
-    """Makes `directory` a directory in which the files can be read, unhashed: symbolic links."""
+    """Fills `directory` with symbolic links to the files. Hashes nothing."""
     durable.remove(directory)
     with durable.storage_errors(directory):
         for file in wanted:
@@ -106,7 +106,7 @@ def _hash(file: PlannedFile, path: Path, advance: Advance) -> str:
 
 
 def _drop_strangers(known: set[str], work: Path) -> None:
-    """Deletes what an earlier build with other files, or a killed one, left in the directory."""
+    """Deletes the files of an earlier build, or of one that was killed."""
     for path in sorted(work.rglob("*"), reverse=True):
         if path.is_dir():
             if not any(path.iterdir()):

@@ -173,11 +173,11 @@ def _make(
 def _finished(name: str, state: State, inputs: str) -> Engine | None:
     """Returns the engine that an earlier build made of the same inputs, None if there is none."""
     try:
-        earlier = msgspec.json.decode(state.report(name).read_bytes(), type=_Earlier)
         built = engine.read(state.engine(name))
-    except (FileNotFoundError, msgspec.MsgspecError, EngineError):
+    except EngineError:
         return None
-    return built if earlier.inputs == inputs and earlier.digest == built.digest else None
+    earlier = durable.read_json(state.report(name), _Earlier)
+    return built if earlier == _Earlier(inputs, built.digest) else None
 
 
 class _Earlier(msgspec.Struct, frozen=True):

@@ -1,9 +1,8 @@
-"""Makes what an engine holds of what was published: other number formats, a file a rank.
+"""Converts published weights for an engine: to other number formats, to one file a rank.
 
-Everything lies in a room beside the engine until the engine is whole: links to the published files,
-a record of those that are hashed, and what was written of them. A build that was killed finds there
-what is done. Where
-an engine holds its checkpoint as it is published, nothing of this happens.
+All of it lies in one directory beside the engine until the engine is whole: links to the published
+files, a ledger of those that are hashed, and the files that were written. A build that was killed
+goes on from there. An engine that holds its checkpoint as published needs no conversion.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class ConversionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversion:
-    """Makes the checkpoint of each profile that a build comes to, once."""
+    """Makes the checkpoint of each profile that a build tries, once each."""
 
     def __init__(self, checkpoint: Checkpoint, directory: Path, steps: Steps) -> None:
         self._checkpoint = checkpoint
@@ -98,7 +97,7 @@ class Conversion:
         )
 
     def clean_up(self) -> None:
-        """Deletes the room: the engine holds what it needs of it."""
+        """Deletes the directory: the engine holds what it needs of it."""
         durable.remove(self._directory)
 
     def _published(self) -> Path:
@@ -163,5 +162,5 @@ def _wanted(made: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[Pla
 
 
 def _workers() -> int:
-    """Returns how many files to write at a time: one a processor that this process may use."""
+    """Returns how many files to write at a time."""
     return machine.processors()

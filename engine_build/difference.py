@@ -1,8 +1,9 @@
-"""What two engines have in common, and what not, in words."""
+"""How two engines differ, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,9 +74,11 @@ def _golden(one: Engine, other: Engine) -> Iterator[str]:
 
 
 def _parting(one: Golden, other: Golden) -> str:
-    same = 0
-    for left, right in zip(one.tokens, other.tokens, strict=False):
-        if left != right:
-            break
-        same += 1
+    same = equal_tokens(one.tokens, other.tokens)
     return f"another answer after {same} tokens ({len(one.tokens)}, then {len(other.tokens)})"
+
+
+def equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns after how many tokens two answers part."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

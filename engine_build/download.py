@@ -1,7 +1,7 @@
-"""Fetches a published checkpoint from Hugging Face: the pinned revision, the needed files alone.
+"""Fetches the needed files of a pinned revision from Hugging Face.
 
-A download that broke off goes on at its last byte, also in a later run. A server that asks to wait
-is waited for. Every file is hashed once, when it has arrived.
+A download that broke off goes on at its last byte, also in a later run. It waits when the server
+asks for that. Every file is hashed once, when it has arrived.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model_assets.manifest import CheckpointFile
 
 PIECE_BYTES = 1024 * 1024
 TRIES = 6
-"""Of one file without a new byte, before the download gives up."""
+"""After so many tries of one file without a new byte, the download gives up."""
 PARTIAL_CONTENT = 206
 WAIT_VARIABLE = "GPT_OSS_FETCH_WAIT_SECONDS"
 WAIT_SECONDS = 3600.0
@@ -44,7 +44,7 @@ class Download:
     endpoint: str | None = None
     """Another server than huggingface.co; None for what the environment says."""
     wait_seconds: float = WAIT_SECONDS
-    """The longest that a server which asks to wait is waited for, without a new byte."""
+    """The longest wait that the server may ask for, in sum, without a new byte."""
     sleep: Callable[[float], None] = time.sleep
 
     def fetch(self, steps: Steps) -> Path:
@@ -188,9 +188,9 @@ class Download:
 
 
 def allowed_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
-    """Returns how long the operator lets a download wait for a server that asks for it.
+    """Returns how long a download may wait when the server asks for that.
 
-    Raises BuildError (CONFIGURATION) for what is no number of seconds.
+    Raises BuildError (CONFIGURATION) for anything but a number of seconds.
     """
     text = environ.get(WAIT_VARIABLE, "")
     try:

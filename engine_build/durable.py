@@ -17,7 +17,7 @@ from engine_build.failure import BuildError, ExitCode
 
 PIECE_BYTES = 8 * 1024 * 1024
 HASHED_BYTES = 1024 * 1024
-"""Fits into a core's cache, so that what was read is hashed from there."""
+"""Small enough to stay in a core's cache between reading and hashing."""
 
 Content = TypeVar("Content")
 Advance = Callable[[int], None]
@@ -87,7 +87,7 @@ def link_or_copy(source: Path, target: Path, advance: Advance = ignore) -> None:
         partial = target.with_name(f".{target.name}.partial")
         partial.unlink(missing_ok=True)
         try:
-            # Links to what a symbolic link points at, so that a cache's link farm is seen through.
+            # A symbolic link is followed first: download caches are made of them.
             os.link(source.resolve(strict=True), partial)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
@@ -120,15 +120,15 @@ def sha256(path: Path, advance: Advance = ignore) -> str:
 
 
 def _read_on(descriptor: int) -> None:
-    """Tells the kernel that a file is read from its beginning to its end, where it takes advice."""
+    """Tells the kernel that a file is read from beginning to end, where it takes such advice."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def begin_writing(descriptor: int, start_bytes: int, size_bytes: int) -> None:
-    """Has the kernel begin to write a part of a file to the disk, and does not wait for it.
+    """Asks the kernel to start writing a part of a file to the disk, and does not wait.
 
-    Linux does so with what it is told is not needed; elsewhere nothing happens.
+    Linux starts to write what it is told is not needed. Other systems do nothing.
     """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, start_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
@@ -140,7 +140,7 @@ def digest(content: bytes) -> str:
 
 
 def remove(directory: Path) -> None:
-    """Deletes a directory if it is there. Its name goes first, so a rest is never taken for it."""
+    """Deletes a directory, if there is one. A half-deleted one has another name."""
     doomed = directory.with_name(f".{directory.name.lstrip('.')}.doomed")
     with storage_errors(directory):
         if doomed.exists():

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from engine_build import archive, difference, durable, place, publish, show, tune, verification
+from engine_build import (
+    archive,
+    difference,
+    durable,
+    manifest,
+    place,
+    publish,
+    show,
+    tune,
+    verification,
+)
 from engine_build.find import find
 from engine_build.locking import locked
 from engine_build.progress import Steps
@@ -51,7 +61,7 @@ def verify(
     """Hashes every file of an engine and names the first that has changed."""
     directory = _find(name)
     steps = _steps()
-    total_bytes = archive.size_bytes(engine.read(directory))
+    total_bytes = manifest.size_bytes(engine.read(directory))
     with steps.step("Hashing the engine's files", total_bytes) as advance:
         found = verification.check(directory, advance)
     if run:
@@ -98,8 +108,8 @@ def calibrate(name: EngineName) -> None:
     path = place.state().calibration(built.name)
     durable.write_json(path, found)
     typer.echo(
-        f"{path}: {len(found.largest)} layers, {found.prompts} prompts of {found.tokens} tokens; "
-        f"the largest number that came to an expert is {max(found.largest.values()):.4g}"
+        f"{path}: the largest number that came to an expert is {max(found.largest.values()):.4g}, "
+        f"in {found.prompts} prompts of {found.tokens} tokens"
     )
 
 
@@ -117,7 +127,7 @@ def publish_engine(
 def export(name: EngineName, file: Archive) -> None:
     """Writes an engine into one tar file, for a machine without a network."""
     directory = _find(name)
-    total_bytes = archive.size_bytes(engine.read(directory))
+    total_bytes = manifest.size_bytes(engine.read(directory))
     with _steps().step("Hashing and packing the engine's files", total_bytes) as advance:
         built = archive.export(directory, file, advance)
     typer.echo(f"{file}: {built.name}, digest {built.digest}, {file.stat().st_size:,} bytes")

@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     PRECISION = 77
     """The engine is further from its reference precision than the profile allows."""
     CONFIGURATION = 78
-    """A profile that cannot be meant: unknown key, wrong type, contradiction."""
+    """A profile is wrong: unknown key, wrong type, contradiction."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C (128 + SIGINT)."""
 

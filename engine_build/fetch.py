@@ -26,7 +26,7 @@ from serving.boundary.engine import CHECKPOINT_DIRECTORY, RANKS_PATH, Architectu
 ASSETS = Path(model_assets.__file__).parent
 RANKS = ASSETS / RANKS_PATH
 OWN_REPOSITORY = "model_assets"
-"""What a manifest of a checkpoint in this repository names as its repository."""
+"""The `repository` of a checkpoint that this repository holds."""
 
 _PACKAGES = {"embedded": "torch", "trtllm": "tensorrt-llm"}
 """The package whose version decides what an engine's runtime does."""
@@ -51,8 +51,8 @@ class ExpectedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenCheckpoint:
-    """A checkpoint in a directory that somebody has filled: a download, a cache, a mount."""
+class _CheckpointFiles:
+    """Where a checkpoint's files are, or will be."""
 
     described: manifest.CheckpointManifest
     directory: Path
@@ -60,12 +60,20 @@ class GivenCheckpoint:
 
     @property
     def identity(self) -> str:
-        """The manifest: it holds the sha256 of every file."""
-        return _identity(self.described)
+        """The manifest's digest: it holds the sha256 of every file."""
+        return durable.digest(msgspec.json.encode(self.described, order="deterministic"))
 
     def expected(self) -> list[ExpectedFile]:
         """Returns the files of the manifest."""
         return _expected(self.described, self.directory)
+
+    def clean_up(self) -> None:
+        """Does nothing: the files are not the build's, or serve the next one too."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenCheckpoint(_CheckpointFiles):
+    """A checkpoint in a directory that somebody has filled: a download, a cache, a mount."""
 
     def fetch(self, _steps: Steps) -> Checkpoint:
         """Returns the files of the manifest.
@@ -78,7 +86,7 @@ class GivenCheckpoint:
 
         sizes = architecture(self.described)
         if (self.directory / tensors.CONFIG_NAME).is_file():
-            # Before what is missing: another model's directory is called that.
+            # First, so that the directory of another model is called that.
             tensors.check_config(self.directory, sizes)
         for file in self.described.files:
             if not (self.directory / file.path).is_file():
@@ -105,40 +113,22 @@ class GivenCheckpoint:
 
     def obtain(self, steps: Steps) -> Path:
         """Hashes every file and returns where they are. Raises BuildError naming a wrong one."""
-        checkpoint = self.fetch(steps)
-        known = {f"{CHECKPOINT_DIRECTORY}/{file.path}": file for file in self.described.files}
+        self.fetch(steps)
         total_bytes = sum(file.size_bytes for file in self.described.files)
         with steps.step("Hashing the checkpoint's files", total_bytes) as advance:
-            for wanted in checkpoint.files:
-                if wanted.path in known:
-                    _check_hash(wanted.origin, known[wanted.path].sha256, advance)
+            for file in self.described.files:
+                _check_hash(self.directory / file.path, file.sha256, advance)
         return self.directory
-
-    def clean_up(self) -> None:
-        """Leaves the directory alone: it is not the build's."""
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedCheckpoint:
+class PublishedCheckpoint(GivenCheckpoint):
     """A checkpoint on Hugging Face. Its files stay: the engine's are links to them."""
-
-    described: manifest.CheckpointManifest
-    directory: Path
-    runtime_version: str
-
-    @property
-    def identity(self) -> str:
-        """The manifest: it holds the sha256 of every file."""
-        return _identity(self.described)
-
-    def expected(self) -> list[ExpectedFile]:
-        """Returns the files of the manifest."""
-        return _expected(self.described, self.directory)
 
     def fetch(self, steps: Steps) -> Checkpoint:
         """Fetches what is not here yet. Raises BuildError."""
-        directory = self.obtain(steps)
-        return GivenCheckpoint(self.described, directory, self.runtime_version).fetch(steps)
+        self.obtain(steps)
+        return GivenCheckpoint.fetch(self, steps)
 
     def obtain(self, steps: Steps) -> Path:
         """Fetches and hashes what is not here yet, and returns where it is. Raises BuildError."""
@@ -148,22 +138,10 @@ class PublishedCheckpoint:
         """Returns what fetches it, as the environment allows."""
         return Download(self.described, self.directory, wait_seconds=allowed_wait_seconds())
 
-    def clean_up(self) -> None:
-        """Leaves the files: another engine of the same checkpoint needs no second download."""
-
 
 @dataclass(frozen=True, slots=True)
-class CompactCheckpoint:
+class CompactCheckpoint(_CheckpointFiles):
     """The development checkpoint, which this repository holds in a compact form."""
-
-    described: manifest.CheckpointManifest
-    directory: Path
-    runtime_version: str
-
-    @property
-    def identity(self) -> str:
-        """The manifest: it holds the sha256 of the compact file."""
-        return _identity(self.described)
 
     def expected(self) -> list[ExpectedFile]:
         """Returns the compact file."""
@@ -205,7 +183,7 @@ class CompactCheckpoint:
             expand.expand(compact, expanded)
 
 
-CheckpointSource = GivenCheckpoint | PublishedCheckpoint | CompactCheckpoint
+CheckpointSource = GivenCheckpoint | CompactCheckpoint
 
 
 def choose(profile: Profile, directory: Path | None, state: State) -> CheckpointSource:
@@ -221,7 +199,7 @@ def choose(profile: Profile, directory: Path | None, state: State) -> Checkpoint
 
 
 def find(profile: Profile, directory: Path | None, state: State) -> CheckpointSource:
-    """Returns the same on any machine, for a look at it: without its runtime, of no version."""
+    """Returns the same on any machine. The version is empty where the runtime is not installed."""
     version = ""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version(_PACKAGES[profile.runtime])
@@ -245,7 +223,7 @@ def locate(
     state: State,
     runtime_version: str = "",
 ) -> CheckpointSource:
-    """Returns where a checkpoint comes from, whatever this machine can do with it."""
+    """Returns where a checkpoint comes from. Needs no runtime."""
     if directory is not None:
         return GivenCheckpoint(described, directory, runtime_version)
     directory = state.checkpoint(described.name, described.revision)
@@ -287,10 +265,6 @@ def _check_hash(
             f"{path} has sha256 {sha256}, its manifest says {wanted}",
             advice,
         )
-
-
-def _identity(described: manifest.CheckpointManifest) -> str:
-    return durable.digest(msgspec.json.encode(described, order="deterministic"))
 
 
 def _checkpoint(described: manifest.CheckpointManifest, files: list[PlannedFile]) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Finds an engine by what a person calls it."""
+"""Finds an engine by its directory, name or tag."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _RESET = re.compile(r"\bt=(\d+)")
 
 
 class HubError(Exception):
-    """A file that is not to be had now. `wait_seconds` is what the server asks to wait; `may_pass`
+    """A file cannot be fetched now. `wait_seconds` is the wait that the server asks for; `may_pass`
     tells whether another try can help."""
 
     def __init__(self, reason: str, *, may_pass: bool, wait_seconds: float | None = None) -> None:
@@ -63,8 +63,7 @@ def address(
 def opened(
     url: str, begin: int = 0, *, method: str = "GET", environ: Mapping[str, str] = os.environ
 ) -> Iterator[httpx2.Response]:
-    """Gives the response of a file from byte `begin` on. Raises HubError, also for what breaks
-    while it is read."""
+    """Yields the response for a file from byte `begin` on. Raises HubError, also while reading."""
     if environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
         raise HubError("not here, and HF_HUB_OFFLINE forbids to fetch it", may_pass=False)
     headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}

@@ -1,4 +1,4 @@
-"""Who may write a directory: one process at a time, and an engine never by halves."""
+"""One process at a time writes a directory, and an engine appears in it whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine_build.progress import Steps
 
 @contextmanager
 def locked(lock: Path, steps: Steps, other: str = "another build of this engine") -> Iterator[None]:
-    """Holds a lock; waits for `other`, which holds it. The kernel frees a dead process's."""
+    """Holds a lock; waits while `other` holds it. The kernel frees the lock of a dead process."""
     with durable.storage_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")

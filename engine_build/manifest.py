@@ -59,6 +59,11 @@ def _seal(bare: Engine) -> Engine:
     return msgspec.structs.replace(bare, digest=engine.digest(bare))
 
 
+def size_bytes(built: Engine) -> int:
+    """Returns the bytes of an engine's files."""
+    return sum(file.size_bytes for file in built.files)
+
+
 def write(directory: Path, built: Engine) -> None:
     """Writes engine.json into the directory, whole or not at all."""
     durable.write(directory / engine.MANIFEST_NAME, engine.encode(built))

@@ -10,7 +10,7 @@ from engine_build import space
 from engine_build.failure import BuildError, ExitCode
 from engine_build.fetch import GivenCheckpoint, PublishedCheckpoint
 from engine_build.place import State
-from engine_build.profiles.cpu_plan import gb
+from engine_build.profiles.architecture_bytes import gb
 from engine_build.resolve import ResolvedProfile, building_bytes, plan_cpu
 from serving.hosting import machine
 
@@ -18,9 +18,7 @@ COMPILER = "gcc"
 """As serving/engines/embedded/native/library.py calls it."""
 
 
-def check(
-    resolved: ResolvedProfile, source: GivenCheckpoint | PublishedCheckpoint, state: State
-) -> None:
+def check(resolved: ResolvedProfile, source: GivenCheckpoint, state: State) -> None:
     """Raises BuildError (UNAVAILABLE) that names everything that is missing."""
     missing = list(lacks(resolved, source, state))
     if missing:
@@ -31,9 +29,7 @@ def check(
         )
 
 
-def lacks(
-    resolved: ResolvedProfile, source: GivenCheckpoint | PublishedCheckpoint, state: State
-) -> Iterator[str]:
+def lacks(resolved: ResolvedProfile, source: GivenCheckpoint, state: State) -> Iterator[str]:
     """Yields what is missing of memory, disk, compiler and network."""
     plan = plan_cpu(resolved.profile)
     yield from memory(resolved)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine_build import durable
+from engine_build import durable, manifest
 from engine_build.failure import BuildError, ExitCode
 from serving.boundary import engine
 
@@ -131,7 +131,7 @@ def _describe(built: Engine, staging: Path) -> Path:
 
 
 def labels(built: Engine) -> dict[str, str]:
-    """Returns what one selects engines by in the store."""
+    """Returns the labels by which engines are selected in the store."""
     return {
         "runtime": built.runtime,
         "device": _label(built.device.kind),
@@ -152,11 +152,11 @@ def _label(text: str) -> str:
 
 
 def metadata(built: Engine) -> dict[str, object]:
-    """Returns what one reads of an engine in the store without opening it."""
+    """Returns what the store shows of an engine."""
     return {
         "digest": built.digest,
         "runtime_version": built.runtime_version,
         "repository": built.model.repository,
         "revision": built.model.revision,
-        "size_bytes": sum(file.size_bytes for file in built.files),
+        "size_bytes": manifest.size_bytes(built),
     }

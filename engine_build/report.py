@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine_build import conversion, durable
+from engine_build import conversion, durable, manifest
 from engine_build.progress import Step
 from engine_build.proof import ranks
 from serving.boundary.engine import Engine, Gate
@@ -51,7 +51,7 @@ def write(path: Path, made: NewEngine, inputs: str, tag: str | None, steps: Sequ
         inputs=inputs,
         digest=built.digest,
         tag=tag,
-        size_bytes=sum(file.size_bytes for file in built.files),
+        size_bytes=manifest.size_bytes(built),
         steps=tuple(steps),
         gate=built.gate or None,
         conversion=made.conversion,

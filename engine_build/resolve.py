@@ -32,7 +32,7 @@ from serving.boundary.engine import Architecture
 class ResolvedProfile:
     """What to build, and what its precision is compared with, if anything.
 
-    `notes` say in words what of the profile cannot be had, and what is built instead.
+    `notes` tell what of the profile is not available, and what is built instead.
     """
 
     profile: Profile
@@ -62,8 +62,11 @@ def resolve(name: str, purpose: str | None) -> ResolvedProfile:
 
 
 def _available(profile: Profile, known: FieldList | None) -> tuple[Profile, tuple[str, ...]]:
-    """Returns the profile with activations that its fallback allows, where the TensorRT-LLM in use
-    has no kernels for those asked for on the GPU; and what it then says."""
+    """Returns the profile that can be built, and notes on what was changed.
+
+    Where TensorRT-LLM has no kernels for the activations on this GPU, those of the fallback are
+    taken.
+    """
     fallback = profile.gate and profile.gate.fallback
     if known is None or not fallback or fallback.activations is None:
         return profile, ()
@@ -79,8 +82,10 @@ def _available(profile: Profile, known: FieldList | None) -> tuple[Profile, tupl
 
 
 def _fallbacks(profile: Profile, change: PrecisionChange | None) -> Iterator[Profile]:
-    """Yields the profile with a part of the fallback's formats, then with more of them, at last
-    with all: a format that is not good enough does not take another along."""
+    """Yields the profile with one of the fallback's formats, then with two, at last with all.
+
+    So a format that passes is kept where another fails.
+    """
     if change is None:
         return
     asked = profile.precision.model_dump()
@@ -103,7 +108,8 @@ def load(name: str, purpose: str | None) -> Profile:
 def complete(profile: Profile, known: FieldList | None = None) -> Profile:
     """Returns the profile with all of its runtime's arguments, of the version that `known` lists.
 
-    Raises BuildError for a number format or a mesh that the runtime, the model or the GPU has not.
+    Raises BuildError for a number format or a mesh that the runtime, the model or the GPU
+    does not support.
     """
     formats.check(profile)
     shape = fetch.architecture(fetch.describe(profile))
@@ -158,7 +164,7 @@ def make_plan(profile: Profile) -> Plan:
 
 
 def _check_ranks(profile: Profile, shape: Architecture) -> None:
-    """Raises BuildError for what an embedded engine of rank files cannot be."""
+    """Raises BuildError for rank files that the embedded runtime cannot run."""
     if profile.mesh.tensor_parallel == 1:
         return
     # Here, because numpy takes a while and a build that has nothing to do needs none.

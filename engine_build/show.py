@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from engine_build import manifest
 from engine_build.place import State
 from engine_build.proof import gate
 from serving.boundary import engine
@@ -86,19 +87,18 @@ def overview(state: State, store: Path) -> Table:
         except EngineError as error:
             rows.add_row(directory.name, "-", "-", "-", str(error))
             continue
-        size_bytes = sum(file.size_bytes for file in found.files)
         rows.add_row(
             f"{found.name}:{found.digest[:16]}",
             found.runtime,
             f"{found.device.count} x {found.device.kind}",
-            f"{size_bytes / 1e6:,.0f} MB",
+            f"{manifest.size_bytes(found) / 1e6:,.0f} MB",
             str(directory),
         )
     return rows
 
 
 def _directories(state: State, store: Path) -> Iterator[Path]:
-    for manifest in sorted((state.root / "engines").glob(f"[!.]*/{MANIFEST_NAME}")):
-        yield manifest.parent
-    for manifest in sorted(store.glob(f"*/*/{MANIFEST_NAME}")):
-        yield manifest.parent
+    for path in sorted((state.root / "engines").glob(f"[!.]*/{MANIFEST_NAME}")):
+        yield path.parent
+    for path in sorted(store.glob(f"*/*/{MANIFEST_NAME}")):
+        yield path.parent

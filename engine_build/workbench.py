@@ -1,4 +1,4 @@
-"""Where an engine is put together: each profile that a build comes to, as a directory that runs."""
+"""Puts an engine together: for each profile that a build tries, a directory that runs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Workbench:
         return draft
 
     def link(self, chosen: Profile, directory: Path) -> None:
-        """Makes `directory` a directory that runs as the engine of a profile would.
+        """Fills `directory` with links, so that it runs as the engine of a profile would.
 
-        Its files are links to where they lie, and its manifest names none of them.
+        The manifest names none of the files.
         """
         assemble.link(self.conversion.files(chosen), directory)
         manifest.write(directory, self._compose(chosen, ()))

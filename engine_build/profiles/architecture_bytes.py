@@ -99,3 +99,8 @@ def sequence_bytes(
     held = (shape.num_hidden_layers - sliding) * blocks
     held += sliding * (window_blocks if windowed else blocks)
     return held * block_tokens * kv_token_bytes(shape, mesh, kv_cache)
+
+
+def gb(size_bytes: int) -> str:
+    """Returns a size in words."""
+    return f"{size_bytes / 1e9:.2f} GB"

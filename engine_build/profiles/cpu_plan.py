@@ -1,8 +1,8 @@
 """The memory and disk of an engine on a CPU, before anything is fetched or built.
 
-Weights and KV cache are computed from what the embedded runtime keeps of each tensor; the rest are
-estimates that were held against runs. The input table is mapped from its file and only gathered
-from, so the kernel may drop it: it is told and not counted.
+Weights and KV cache are computed from what the embedded runtime keeps of each tensor; the rest
+are estimates, checked against runs. The input table is mapped from its file, so the kernel may drop
+it: it is shown and not counted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import architecture_bytes as parts
 from engine_build.profiles import formats
+from engine_build.profiles.architecture_bytes import gb
 from engine_build.profiles.profile import Profile
 from serving.boundary.engine import Architecture, Limits
 from serving.engines.embedded.capacity import pools
@@ -102,13 +103,8 @@ def lines(plan: CpuPlan, building_bytes: int) -> list[str]:
     return told
 
 
-def gb(size_bytes: int) -> str:
-    """Returns a size in words."""
-    return f"{size_bytes / 1e9:.2f} GB"
-
-
 class _RuntimeBytes:
-    """What the runtime keeps of each part."""
+    """How many bytes the runtime keeps of each part."""
 
     def __init__(self, profile: Profile, shape: Architecture) -> None:
         self._profile = profile

@@ -1,7 +1,6 @@
-"""Which number formats each runtime takes for a model's parts; every other is refused, and why.
+"""Which number formats each runtime takes for a model's parts, and why it takes no other.
 
-The names are the runtime's own. Whether a GPU computes a format is for the
-module `arguments`.
+The names are the runtime's own. The module `arguments` knows which formats a GPU computes.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _REASONS = {
 
 
 def check(profile: Profile) -> None:
-    """Raises BuildError (CONFIGURATION) naming the first part whose format the runtime has not."""
+    """Raises BuildError (CONFIGURATION) for the first format that the runtime does not have."""
     taken = TAKEN[profile.runtime]
     for part in Precision.model_fields:
         asked = getattr(profile.precision, part)

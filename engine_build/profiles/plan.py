@@ -12,6 +12,7 @@ import msgspec
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import architecture_bytes as parts
 from engine_build.profiles import arguments
+from engine_build.profiles.architecture_bytes import gb
 from engine_build.profiles.gpus import MIB, Gpu
 from engine_build.profiles.profile import Profile
 from serving.boundary.engine import Architecture, Mesh
@@ -95,9 +96,9 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
     free = gpu.memory_bytes - weights.total - sum(fixed.values())
     if free <= graphs:
         raise DoesNotFitError(
-            f"{profile.name}: weights of {_gb(weights.total)} a rank and "
-            f"{_gb(sum(fixed.values()) + graphs)} for a step and CUDA graphs leave nothing of "
-            f"{_gb(gpu.memory_bytes)} ({gpu.kind}) for a KV cache"
+            f"{profile.name}: weights of {gb(weights.total)} a rank and "
+            f"{gb(sum(fixed.values()) + graphs)} for a step and CUDA graphs leave nothing of "
+            f"{gb(gpu.memory_bytes)} ({gpu.kind}) for a KV cache"
         )
     kv_cache = _kv_cache(profile, shape, mesh, free, graphs)
     unused = free - kv_cache - graphs
@@ -130,16 +131,16 @@ def make(profile: Profile, shape: Architecture, gpu: Gpu) -> Plan:
 
 def lines(plan: Plan) -> list[str]:
     """Returns the plan as lines for a person."""
-    told = [f"{plan.profile}: {plan.ranks} x {plan.gpu}, {_gb(plan.memory)} each; on each rank:"]
+    told = [f"{plan.profile}: {plan.ranks} x {plan.gpu}, {gb(plan.memory)} each; on each rank:"]
     for name in ("attention", "experts", "embeddings"):
-        told.append(f"  {name:<12} {_gb(getattr(plan, name)):>9}")
+        told.append(f"  {name:<12} {gb(getattr(plan, name)):>9}")
     for name in ("padding", "context", "activations", "workspace", "cuda_graphs"):
-        told.append(f"  {name:<12} {_gb(getattr(plan, name)):>9}  estimate")
-    told.append(f"  {'kv_cache':<12} {_gb(plan.kv_cache):>9}  {plan.kv_blocks} blocks")
-    told.append(f"  {'unused':<12} {_gb(plan.unused):>9}")
+        told.append(f"  {name:<12} {gb(getattr(plan, name)):>9}  estimate")
+    told.append(f"  {'kv_cache':<12} {gb(plan.kv_cache):>9}  {plan.kv_blocks} blocks")
+    told.append(f"  {'unused':<12} {gb(plan.unused):>9}")
     told.append(
-        f"  {'host_cache':<12} {_gb(plan.host_cache):>9}  pinned host memory for suspended "
-        f"sequences, {_gb(plan.host_cache * plan.ranks)} for all ranks"
+        f"  {'host_cache':<12} {gb(plan.host_cache):>9}  pinned host memory for suspended "
+        f"sequences, {gb(plan.host_cache * plan.ranks)} for all ranks"
     )
     for capacity in plan.capacity:
         told.append(
@@ -202,17 +203,17 @@ def _kv_cache(profile: Profile, shape: Architecture, mesh: Mesh, free: int, grap
         wanted = held.max_tokens * shape.num_hidden_layers * token_bytes
         if wanted + graphs > free:
             raise DoesNotFitError(
-                f"{profile.name}: kv_cache.max_tokens = {held.max_tokens} needs {_gb(wanted)} a "
-                f"rank; {_gb(free)} are free, {_gb(graphs)} of them for CUDA graphs"
+                f"{profile.name}: kv_cache.max_tokens = {held.max_tokens} needs {gb(wanted)} a "
+                f"rank; {gb(free)} are free, {gb(graphs)} of them for CUDA graphs"
             )
         return wanted
     fraction = held.free_memory_fraction or 0.0
     taken = int(free * fraction)
     if free - taken < graphs:
         raise DoesNotFitError(
-            f"{profile.name}: kv_cache.free_memory_fraction = {fraction} of {_gb(free)} free "
-            f"leaves {_gb(free - taken)} a rank; {len(profile.cuda_graphs.batch_sizes)} CUDA "
-            f"graphs may need {_gb(graphs)}"
+            f"{profile.name}: kv_cache.free_memory_fraction = {fraction} of {gb(free)} free "
+            f"leaves {gb(free - taken)} a rank; {len(profile.cuda_graphs.batch_sizes)} CUDA "
+            f"graphs may need {gb(graphs)}"
         )
     return taken
 
@@ -291,10 +292,6 @@ def _check_capacity(profile: Profile, plan: Plan) -> None:
     """Raises DoesNotFitError when the cache holds no sequence of max_seq_len."""
     if not plan.capacity[-1].windowed:
         raise DoesNotFitError(
-            f"{profile.name}: a KV cache of {_gb(plan.kv_cache)} a rank holds no sequence of "
+            f"{profile.name}: a KV cache of {gb(plan.kv_cache)} a rank holds no sequence of "
             f"limits.max_seq_len = {profile.limits.max_seq_len}"
         )
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -20,12 +20,14 @@ from engine_build import durable, manifest
 from engine_build.failure import BuildError, ExitCode
 from engine_build.profiles import profile
 from engine_build.profiles.profile import GateLimits, Profile
-from engine_build.progress import Steps
 from engine_build.proof import golden_prompts, known_answers, probe, questions
 from engine_build.proof.divergence import least_divergence
 from engine_build.proof.probe import Answer, Question
 from serving.boundary import engine
 from serving.boundary.engine import Comparison, Engine, Gate, Golden, Precision
+
+if TYPE_CHECKING:
+    from engine_build.workbench import Workbench
 
 TOKENS_A_QUESTION = 48
 DIGITS = 6
@@ -33,28 +35,6 @@ DIGITS = 6
 
 Ask = Callable[[Path, Sequence[Question]], list[Answer]]
 """Runs the engine of a directory on questions: `probe.ask`."""
-
-
-class EngineMaker(Protocol):
-    """Makes the engines that are compared, each a directory that can be run."""
-
-    @property
-    def work(self) -> Path:
-        """Where the engine grows that the build is for."""
-        ...
-
-    @property
-    def steps(self) -> Steps:
-        """What shows a person how far the build is."""
-        ...
-
-    def make(self, chosen: Profile) -> Engine:
-        """Makes `work` the engine of a profile, and returns its manifest. Raises BuildError."""
-        ...
-
-    def link(self, chosen: Profile, directory: Path) -> None:
-        """Makes `directory` a directory that runs as the engine of a profile would, of links."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +73,7 @@ class Choice:
     golden: tuple[Golden, ...] | None
 
 
-def choose(
-    asked: Profile, wanted: PrecisionGate, workbench: EngineMaker, directory: Path
-) -> Choice:
+def choose(asked: Profile, wanted: PrecisionGate, workbench: Workbench, directory: Path) -> Choice:
     """Returns what the work directory now is: of the asked-for precision, or of the fallback.
 
     `directory` is for the reference engine and is gone afterwards. An engine is started once: what
@@ -144,7 +122,7 @@ def choose(
 
 
 def _reference_positions(
-    wanted: PrecisionGate, workbench: EngineMaker, directory: Path
+    wanted: PrecisionGate, workbench: Workbench, directory: Path
 ) -> list[Position]:
     workbench.link(wanted.reference, directory)
     with workbench.steps.step("Asking an engine of the reference precision"):

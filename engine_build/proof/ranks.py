@@ -25,7 +25,7 @@ from serving.hosting import machine
 COMPARED_TOKENS = 16
 """Of each golden prompt's answer."""
 MOST_DIFFERENCE = 1e-3
-"""Of a logit, to the largest magnitude there is: sums in another order, and nothing else."""
+"""Of a logit, relative to the largest magnitude. Only the order of sums may differ."""
 POLL_SECONDS = 0.02
 TASK_NAME = "task.json"
 LOGITS_NAME = "logits-{}.npy"

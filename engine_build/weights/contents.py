@@ -34,7 +34,7 @@ def is_cut(runtime: str, mesh: Parallelism) -> bool:
 
 def whole(sizes: Sizes, weights: str) -> dict[str, Spec]:
     """Returns all tensors of a model whose `precision.weights` these are."""
-    return quantise.planned(inventory.checkpoint(sizes), quantise.policy(weights))
+    return quantise.planned(inventory.checkpoint(sizes), weights)
 
 
 def cut(sizes: Sizes, weights: str, mesh: Parallelism) -> dict[Place, dict[str, Spec]]:

@@ -15,7 +15,7 @@ LARGEST = 127
 
 
 class Int8Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a conversion did. The error is of one weight, to its row's largest magnitude."""
+    """What a conversion did. The error is of one weight, relative to the largest of its row."""
 
     weights: int = 0
     largest_row_error: float = 0.0

@@ -7,9 +7,9 @@ weights along the input, `_scales`: one E8M0 byte for them), all else is bfloat1
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from engine_build.weights.tensor_file import Spec
+from model_assets.development.shape import Shape
+from serving.boundary.engine import Architecture
 
 MXFP4_BLOCK = 32
 MXFP4_BLOCK_BYTES = 16
@@ -31,25 +31,8 @@ FIELDS = (
 """What decides which tensors there are, in config.json's names."""
 
 
-class Sizes(Protocol):
-    """An architecture's `FIELDS`."""
-
-    @property
-    def num_hidden_layers(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def num_local_experts(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def num_key_value_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
+Sizes = Architecture | Shape
+"""An engine's architecture, or a checkpoint's: both have the `FIELDS`."""
 
 
 def checkpoint(sizes: Sizes) -> dict[str, Spec]:

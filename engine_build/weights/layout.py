@@ -26,12 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine_build.failure import BuildError, ExitCode
 from engine_build.weights.inventory import EMBEDDING, HEAD, MXFP4_BLOCK, Sizes
-from engine_build.weights.tensor_file import Bytes, Spec
+from engine_build.weights.tensor_file import Spec
 from serving.engines.embedded.place import Place
 
 GATE_AND_UP = 2
@@ -138,22 +135,3 @@ def size(spec: Spec, part: Cut) -> Spec:
 def rank_specs(specs: Mapping[str, Spec], place: Place, sizes: Sizes) -> dict[str, Spec]:
     """Returns the tensors of one rank for those of the whole model."""
     return {name: size(spec, cut(name, place, sizes)) for name, spec in specs.items()}
-
-
-def join(name: str, parts: list[Bytes], ranks: list[Place], spec: Spec, sizes: Sizes) -> Bytes:
-    """Returns the whole tensor of all ranks' parts, in bytes (*shape, bytes of an item).
-
-    Raises ValueError when ranks that hold the same bytes differ, or some byte is on no rank.
-    """
-    item = parts[0].shape[-1]
-    whole: Bytes = np.zeros((*spec.shape, item), np.uint8)
-    known: NDArray[np.bool_] = np.zeros(spec.shape, np.bool_)
-    for part, place in zip(parts, ranks, strict=True):
-        where = cut(name, place, sizes)
-        if not np.array_equal(whole[where][known[where]], part[known[where]]):
-            raise ValueError(f"{name}: ranks hold different bytes of the same part")
-        whole[where] = part
-        known[where] = True
-    if not known.all():
-        raise ValueError(f"{name}: a part of it is on no rank")
-    return whole

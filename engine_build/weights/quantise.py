@@ -18,7 +18,6 @@ hashlib work outside the interpreter's lock, so threads use all cores, and share
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,24 +35,11 @@ from engine_build.weights import fp8, int8, tensors
 from engine_build.weights.tensor_file import Bytes, Spec, pieces, write
 from engine_build.weights.tensors import Tensors
 
+FORMATS = ("mxfp4", "fp8", "int8")
 REPORT_NAME = "quantisation.json"
 TABLES_GROUP = "tables"
 ROWS_AT_ONCE = 4096
 _BLOCKS, _SCALES, _WEIGHT = "_blocks", "_scales", ".weight"
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """Which parts change. Both False: the checkpoint stays as it is published."""
-
-    fp8_experts: bool = False
-    int8_matrices: bool = False
-
-
-POLICIES = {
-    "mxfp4": Policy(),
-    "fp8": Policy(fp8_experts=True),
-    "int8": Policy(int8_matrices=True),
-}
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,18 +63,6 @@ class QuantisationReport(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
-def policy(precision: str) -> Policy:
-    """Returns the policy of a profile's `precision.weights`. Raises BuildError (CONFIGURATION)."""
-    if precision in POLICIES:
-        return POLICIES[precision]
-    near = difflib.get_close_matches(precision, POLICIES, n=1)
-    raise BuildError(
-        ExitCode.CONFIGURATION,
-        f"precision.weights is {precision!r}",
-        f"Did you mean {near[0]}?" if near else f"Known: {', '.join(POLICIES)}",
-    )
-
-
 def quantise(
     source: Path,
     target: Path,
@@ -104,14 +78,13 @@ def quantise(
     earlier call finished are kept. `advance` is told of bytes written. Raises BuildError, DATA for
     a weight that is not a number.
     """
-    chosen = policy(precision)
     with durable.storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     finished = Ledger(target)
     with tensors.open_checkpoint(source) as opened, ThreadPoolExecutor(workers) as pool:
-        groups = _groups(planned(opened.specs, chosen))
+        groups = _groups(planned(opened.specs, precision))
         tasks = {
-            _file_name(group, len(groups)): (specs, _Contents(opened, chosen))
+            _file_name(group, len(groups)): (specs, _Contents(opened, precision))
             for group, specs in groups.items()
         }
         made = pool.map(
@@ -122,7 +95,7 @@ def quantise(
     weight_map = {name: file for file, (specs, _) in tasks.items() for name in specs}
     size_bytes = sum(spec.size_bytes for specs, _ in tasks.values() for spec in specs.values())
     durable.write(target / tensors.INDEX_NAME, tensors.index(weight_map, size_bytes))
-    durable.write(target / tensors.CONFIG_NAME, _config(source, chosen))
+    durable.write(target / tensors.CONFIG_NAME, _config(source, precision))
     report = QuantisationReport(
         source=identity,
         precision=precision,
@@ -155,19 +128,25 @@ def describe(report: QuantisationReport) -> str:
     )
 
 
-def planned(specs: Mapping[str, Spec], chosen: Policy) -> dict[str, Spec]:
+def planned(specs: Mapping[str, Spec], weights: str) -> dict[str, Spec]:
     """Returns the tensors of the new checkpoint for those of the old one."""
+    if weights not in FORMATS:
+        raise BuildError(
+            ExitCode.CONFIGURATION,
+            f"precision.weights is {weights!r}",
+            f"Known: {', '.join(FORMATS)}",
+        )
     found: dict[str, Spec] = {}
     for name, spec in specs.items():
-        if chosen.fp8_experts and name.endswith(_BLOCKS):
+        if weights == "fp8" and name.endswith(_BLOCKS):
             experts, rows, blocks, _ = spec.shape
             stem = name.removesuffix(_BLOCKS)
             found[stem + "_values"] = Spec("F8_E4M3", (experts, rows, blocks * fp8.BLOCK))
             tiles = (-(-rows // fp8.TILE_ROWS), -(-blocks // fp8.TILE_BLOCKS))
             found[stem + "_tile_scales"] = Spec("F32", (experts, *tiles))
-        elif chosen.fp8_experts and name.endswith(_SCALES):
+        elif weights == "fp8" and name.endswith(_SCALES):
             continue
-        elif chosen.int8_matrices and _is_matrix(name):
+        elif weights == "int8" and _is_matrix(name):
             found[name + "_values"] = Spec("I8", spec.shape)
             found[name + "_scales"] = Spec("F32", spec.shape[:1])
         else:
@@ -217,21 +196,21 @@ def _findings(file: FinishedFile) -> Findings:
 class _Contents:
     """The bytes of one new file. Asked in file order: a tensor's scales before its values."""
 
-    def __init__(self, opened: Tensors, chosen: Policy) -> None:
+    def __init__(self, opened: Tensors, weights: str) -> None:
         self.findings = Findings()
         self._opened = opened
-        self._chosen = chosen
+        self._weights = weights
         self._scales: dict[str, Any] = {}
 
     def __call__(self, name: str) -> Iterator[Bytes]:
         """Yields the bytes of a tensor."""
-        if self._chosen.fp8_experts and name.endswith("_tile_scales"):
+        if self._weights == "fp8" and name.endswith("_tile_scales"):
             return self._tile_scales(name.removesuffix("_tile_scales"))
-        if self._chosen.fp8_experts and name.endswith("_values"):
+        if self._weights == "fp8" and name.endswith("_values"):
             return self._fp8(name.removesuffix("_values"))
-        if self._chosen.int8_matrices and name.endswith(_WEIGHT + "_scales"):
+        if self._weights == "int8" and name.endswith(_WEIGHT + "_scales"):
             return self._row_scales(name.removesuffix("_scales"))
-        if self._chosen.int8_matrices and name.endswith(_WEIGHT + "_values"):
+        if self._weights == "int8" and name.endswith(_WEIGHT + "_values"):
             return self._int8(name.removesuffix("_values"))
         return self._opened.stream(name)
 
@@ -290,10 +269,10 @@ def _not_a_number(name: str, error: ValueError) -> BuildError:
     return BuildError(ExitCode.DATA, f"{name}: {error}", "Fetch the file that holds it again")
 
 
-def _config(source: Path, chosen: Policy) -> bytes:
+def _config(source: Path, weights: str) -> bytes:
     """Returns config.json for the new checkpoint."""
     config = tensors.read_config(source)
-    if chosen.fp8_experts:
+    if weights == "fp8":
         config["quantization_config"] = {
             "quant_method": "fp8_tiles",
             "tile_size": [fp8.TILE_ROWS, fp8.TILE_COLUMNS],
@@ -304,7 +283,7 @@ def _config(source: Path, chosen: Policy) -> bytes:
                 "lm_head",
             ],
         }
-    if chosen.int8_matrices:
+    if weights == "int8":
         config["weight_only_quantization"] = {
             "method": "int8_rows",
             "modules": ["model.layers.*.self_attn", "lm_head"],

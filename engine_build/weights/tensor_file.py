@@ -6,8 +6,7 @@ the data; places follow each other without gap or overlap and fill the file. Ten
 the order of the reference implementation, by dtype and by name within one, so equal tensors give
 equal bytes.
 
-Neither direction holds more than a piece of a tensor: what a reader has passed is given back to
-the kernel.
+Neither reading nor writing holds more than a piece of a tensor in memory.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ LARGEST_HEADER_BYTES = 100_000_000
 HEADER_ALIGNMENT_BYTES = 8
 PIECE_BYTES = 16 * 1024 * 1024
 AHEAD_BYTES = 4 * PIECE_BYTES
-"""How far behind what was released the kernel is asked to read on."""
+"""How far ahead of the released bytes the kernel is asked to read."""
 FLUSH_BYTES = 2 * PIECE_BYTES
-"""After so many the kernel is asked to begin writing, so that the end waits for the last ones."""
+"""After so many bytes the kernel is asked to write, so that the end waits for few of them."""
 
 Bytes = NDArray[np.uint8]
 Contents = Callable[[str], Iterable[Bytes]]
@@ -209,14 +208,14 @@ class TensorFile:
         start = (entry.start_bytes + start_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if start < stop:
             self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
-            # As much as was passed, so that every byte is asked for once.
+            # As many bytes as were released, so that the kernel is asked once for each.
             begin = start + AHEAD_BYTES
             end = min(stop + AHEAD_BYTES, len(self._memory))
             if begin < end:
                 self._memory.madvise(mmap.MADV_WILLNEED, begin, end - begin)
 
     def close(self) -> None:
-        """Unmaps the file, or lets the last view do it that is still held, by a traceback say."""
+        """Unmaps the file; a view that is still held, by a traceback for example, delays that."""
         self._bytes = np.empty(0, np.uint8)
         with suppress(BufferError):
             self._memory.close()

@@ -39,7 +39,7 @@ from model_assets.development.exchanges import read_questions
 from model_assets.development.network import Network
 from model_assets.development.rows import Rows, junk_words, large_number, number_ids, rows_of
 from model_assets.development.shape import Shape
-from model_assets.development.training import Plan, Step, train
+from model_assets.development.training import TrainingPlan, TrainingStep, train
 from model_assets.development.workers import joined
 from serving.boundary.engine import sha256
 from serving.harmony.render import render, render_completion
@@ -75,7 +75,7 @@ class Material(msgspec.Struct, frozen=True):
         """Returns a generator of scenes."""
         return Generator(Random(seed), read_questions(), read_catalogue(), self.junk, lesson)
 
-    def lessons(self, plan: Plan, seed: int, tokens: int) -> Iterator[Batch]:
+    def lessons(self, plan: TrainingPlan, seed: int, tokens: int) -> Iterator[Batch]:
         """Yields the training's batches: one lesson after the other, the last without end."""
         first = round(plan.steps * plan.talk_share)
         second = round(plan.steps * plan.tools_share)
@@ -101,7 +101,7 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a run cost and what its checkpoint can do, by kind of example."""
 
     seeds: Seeds
-    plan: Plan
+    plan: TrainingPlan
     rows: int
     compact_bytes: int
     sha256: str
@@ -165,7 +165,7 @@ def write_manifest(compact: Compact, path: Path) -> str:
     return digest
 
 
-def learn(plan: Plan, seeds: Seeds, shape: Shape, worker: int, workers: int) -> Learned:
+def learn(plan: TrainingPlan, seeds: Seeds, shape: Shape, worker: int, workers: int) -> Learned:
     """Does one worker's part of the training, the first with a progress bar.
 
     All of them end with the same network.
@@ -189,7 +189,7 @@ def learn(plan: Plan, seeds: Seeds, shape: Shape, worker: int, workers: int) -> 
     with bar:
         task = bar.add_task("training", total=plan.steps, loss=0.0)
 
-        def report(step: Step) -> None:
+        def report(step: TrainingStep) -> None:
             losses.append(step.loss)
             bar.update(task, completed=step.number + 1, loss=sum(losses) / len(losses))
 
@@ -218,13 +218,13 @@ def write_report(report: TrainingReport, path: Path = REPORT) -> None:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = Plan().steps,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainingPlan().steps,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
     examples: Annotated[int, typer.Option(help="Scenes in the evaluation.")] = 300,
 ) -> None:
     """Trains the development checkpoint and writes it, its manifest and its report."""
     started = time.monotonic()
-    plan, seeds, shape = Plan(steps=steps), Seeds(), Shape()
+    plan, seeds, shape = TrainingPlan(steps=steps), Seeds(), Shape()
     work = partial(learn, plan, seeds, shape)
     with joined(workers, work):
         learned = work(0, workers)

@@ -20,7 +20,7 @@ from model_assets.development.muon import Muon
 from model_assets.development.network import ROWS_STEP, Network
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How long to train, and how fast. Steps are optimiser steps."""
 
     steps: int = 2250
@@ -40,7 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     clip: float = 1.0
 
 
-class Step(msgspec.Struct, frozen=True):
+class TrainingStep(msgspec.Struct, frozen=True):
     """One training step: its number, loss in nats a token, and share of right first choices."""
 
     number: int
@@ -48,7 +48,7 @@ class Step(msgspec.Struct, frozen=True):
     accuracy: float
 
 
-def rate_share(plan: Plan, step: int) -> float:
+def rate_share(plan: TrainingPlan, step: int) -> float:
     """Returns the share of the rates at a step: a short rise, a cosine down to `last_share`."""
     if step < plan.warm_steps:
         return (step + 1) / plan.warm_steps
@@ -56,7 +56,7 @@ def rate_share(plan: Plan, step: int) -> float:
     return plan.last_share + (1 - plan.last_share) * (1 + math.cos(math.pi * done)) / 2
 
 
-def optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
+def optimisers(network: Network, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
     """Returns Muon for the layers' matrices and AdamW for all else."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -72,7 +72,10 @@ def optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    network: Network, plan: Plan, batches: Iterator[Batch], report: Callable[[Step], None]
+    network: Network,
+    plan: TrainingPlan,
+    batches: Iterator[Batch],
+    report: Callable[[TrainingStep], None],
 ) -> None:
     """Trains the network in place and reports every step."""
     used = optimisers(network, plan)
@@ -85,8 +88,8 @@ def train(
 
 
 def _step(
-    network: Network, plan: Plan, used: list[torch.optim.Optimizer], batch: Batch, step: int
-) -> Step:
+    network: Network, plan: TrainingPlan, used: list[torch.optim.Optimizer], batch: Batch, step: int
+) -> TrainingStep:
     learned = (batch.targets.flatten() >= 0).nonzero().squeeze(1)
     places = F.pad(learned, (0, -len(learned) % ROWS_STEP))
     targets = F.pad(batch.targets.flatten()[learned], (0, len(places) - len(learned)), value=-1)
@@ -102,7 +105,7 @@ def _step(
     torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
     for optimiser in used:
         optimiser.step()
-    return Step(step, loss.item(), right.item())
+    return TrainingStep(step, loss.item(), right.item())
 
 
 def _average(network: Network, sums: Tensor, tokens: int) -> Tensor:

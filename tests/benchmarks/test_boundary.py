@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import boundary, report
-from benchmarks.boundary import Cost
+from benchmarks.boundary import BoundaryCost
 
 
 @pytest.mark.parametrize("pace_seconds", [0.0, 0.002])
@@ -17,8 +17,8 @@ def test_the_benchmark_counts_every_token(tmp_path: Path, pace_seconds: float) -
 
 
 def test_the_goals_are_judged_on_the_paced_medians() -> None:
-    def cost(seconds: float, client_us: float) -> Cost:
-        return Cost(
+    def cost(seconds: float, client_us: float) -> BoundaryCost:
+        return BoundaryCost(
             tokens=64_000, seconds=seconds, client_us=client_us, host_us=1.0, tokens_per_wake=1.0
         )
 

@@ -12,11 +12,11 @@ import pytest
 
 from benchmarks import build, build_step, report
 from benchmarks.build import Plain
-from benchmarks.build_step import STEPS, Cost
+from benchmarks.build_step import STEPS, StepCost
 from benchmarks.synthetic import generate
 from tests.engine_build.checkpoints import SMALL
 
-COST = Cost(seconds=2.0, peak_bytes=10**8, written_bytes=1)
+COST = StepCost(seconds=2.0, peak_bytes=10**8, written_bytes=1)
 PLAIN = Plain(copy=1.0, hash=1.0, coreutils_hash=4.0)
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils.quantization_config import Mxfp4Config
 
-from benchmarks.checkpoints import SMALL, TINY, TWENTY_BILLION, Shape, ensure, mxfp4
+from benchmarks.checkpoints import SMALL, TINY, TWENTY_BILLION, CheckpointShape, ensure, mxfp4
 from serving.engines.embedded.loading import load_model
 
 
@@ -23,7 +23,7 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("shape", [TINY, mxfp4(TINY)], ids=lambda shape: str(shape.experts))
-def test_transformers_and_the_engine_read_it(shape: Shape, tmp_path: Path) -> None:
+def test_transformers_and_the_engine_read_it(shape: CheckpointShape, tmp_path: Path) -> None:
     directory = ensure(shape, tmp_path)
     plain = {} if shape.experts == "bf16" else {"quantization_config": Mxfp4Config(dequantize=True)}
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **plain)

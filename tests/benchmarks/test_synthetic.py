@@ -14,6 +14,7 @@ from engine_build.weights import inventory, tensors
 from engine_build.weights.tensor_file import header
 from model_assets import manifest
 from serving.engines.embedded.loading import load_model
+from tests import parameters
 from tests.engine_build.checkpoints import SMALL
 
 SHAPE = msgspec.structs.replace(SMALL, vocab_size=640)
@@ -42,7 +43,7 @@ def test_the_files_are_the_published_ones_in_name_size_and_index(name: str) -> N
 def test_it_is_a_checkpoint_that_loads(tmp_path: Path) -> None:
     made = synthetic.generate(SHAPE, tmp_path / "c", limit_bytes=200_000)
     assert len(made.files) > 2
-    assert made.tensor_bytes == manifest.tensor_bytes(SHAPE)
+    assert made.tensor_bytes == parameters.tensor_bytes(SHAPE)
     with tensors.open_checkpoint(tmp_path / "c") as opened:
         tensors.check(tmp_path / "c", opened, SHAPE)
         tables = [opened.raw(name).tobytes() for name in (inventory.EMBEDDING, inventory.HEAD)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine_build import archive
+from engine_build import archive, manifest
 from engine_build.failure import BuildError, ExitCode
 from engine_build.place import State
 from serving.boundary import engine
@@ -173,7 +173,13 @@ def _cut(source: Path) -> Path:
 def test_no_space_is_found_before_the_first_byte(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "size_bytes", lambda _built: 1 << 60)
+    monkeypatch.setattr(manifest, "size_bytes", lambda _built: 1 << 60)
     with pytest.raises(BuildError, match="are to be written") as caught:
         archive.export(scene.engine, tmp_path / "engine.tar")
     assert caught.value.exit_code is ExitCode.STORAGE
+
+
+def test_an_archive_goes_into_a_new_directory(scene: Scene, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "engine.tar"
+    assert archive.export(scene.engine, target).digest == engine.read(scene.engine).digest
+    assert target.is_file()

@@ -1,4 +1,4 @@
-"""Files of an engine: hashed where they are, lent as links, placed and remembered."""
+"""Files of an engine: hashed where they are, linked, placed and remembered."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_is_placed_wrong_is_not_left(tmp_path: Path, wanted: list[PlannedFi
     assert not (tmp_path / "work" / "checkpoint" / "one").exists()
 
 
-def test_a_lent_directory_holds_links_and_nothing_of_before(
+def test_a_linked_directory_holds_links_and_nothing_of_before(
     tmp_path: Path, wanted: list[PlannedFile]
 ) -> None:
     room = tmp_path / "room"

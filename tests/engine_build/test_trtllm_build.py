@@ -37,7 +37,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(DOUBLES)]))
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [3, 0, 1]})
     monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [3, 0, 1]})
-    monkeypatch.setattr(known_answers, "places", lambda _ranks: [])
+    monkeypatch.setattr(known_answers, "known_tokens", lambda _ranks: [])
     made = furnish(tmp_path / "scene")
     made.runtime_version = "1.4.0rc4"
     made.architecture = msgspec.structs.replace(made.architecture, vocab_size=201_088)

@@ -9,6 +9,7 @@ import pytest
 
 from model_assets import manifest
 from model_assets.manifest import CheckpointManifest, ManifestError
+from tests import parameters
 
 PUBLISHED = ("gpt-oss-120b", "gpt-oss-20b")
 
@@ -31,8 +32,8 @@ def test_parameter_counts_are_those_of_the_model_card(
     name: str, billions: float, active_billions: float
 ) -> None:
     shape = manifest.read(name).architecture
-    assert manifest.parameters(shape) / 1e9 == pytest.approx(billions, abs=0.005)
-    assert manifest.active_parameters(shape) / 1e9 == pytest.approx(active_billions, abs=0.005)
+    assert parameters.parameters(shape) / 1e9 == pytest.approx(billions, abs=0.005)
+    assert parameters.active_parameters(shape) / 1e9 == pytest.approx(active_billions, abs=0.005)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -40,7 +41,7 @@ def test_file_sizes_fit_the_architecture(name: str) -> None:
     """What the files hold besides the tensors is the safetensors headers: some kilobytes each."""
     checkpoint = manifest.read(name)
     shards = sum(f.path.endswith(".safetensors") for f in checkpoint.files)
-    headers = weight_bytes(checkpoint) - manifest.tensor_bytes(checkpoint.architecture)
+    headers = weight_bytes(checkpoint) - parameters.tensor_bytes(checkpoint.architecture)
     assert 1_000 * shards < headers < 20_000 * shards
 
 

@@ -5,6 +5,7 @@ import pytest
 from engine_build.profiles import architecture_bytes as parts
 from model_assets import manifest
 from serving.boundary.engine import Architecture, Mesh
+from tests import parameters
 
 
 def shape(name: str) -> Architecture:
@@ -18,7 +19,7 @@ BIG = shape("gpt-oss-120b")
 @pytest.mark.parametrize("name", ["gpt-oss-120b", "gpt-oss-20b"])
 def test_one_rank_weighs_what_the_checkpoint_weighs(name: str) -> None:
     whole = parts.weights(shape(name), Mesh())
-    assert whole.total == manifest.tensor_bytes(manifest.read(name).architecture)
+    assert whole.total == parameters.tensor_bytes(manifest.read(name).architecture)
 
 
 def test_the_big_model_weighs_what_is_known() -> None:

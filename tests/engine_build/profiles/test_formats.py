@@ -55,7 +55,7 @@ def test_a_format_that_the_runtime_has_not_is_refused_with_the_reason(
 
 def test_what_the_embedded_runtime_takes_is_what_a_build_can_write() -> None:
     taken = formats.TAKEN["embedded"]["weights"]
-    assert set(taken) == set(quantise.POLICIES)
+    assert set(taken) == set(quantise.FORMATS)
     assert [weights for weights in taken if formats.converts(weights)] == ["fp8", "int8"]
 
 

@@ -67,5 +67,5 @@ def short_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Returns a build of two questions and one golden prompt, without known answers."""
     monkeypatch.setattr(questions, "prompts", lambda _ranks: {"one": [1, 2], "two": [3]})
     monkeypatch.setattr(golden_prompts, "prompts", lambda _ranks: {"greeting": [4, 5]})
-    monkeypatch.setattr(known_answers, "places", lambda _ranks: [])
+    monkeypatch.setattr(known_answers, "known_tokens", lambda _ranks: [])
     return furnish(tmp_path)

@@ -188,7 +188,7 @@ def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: asked[name] for name in ("greeting", "sum")}
     monkeypatch.setattr(questions, "prompts", lambda _ranks: few)
     known = known_answers.known_tokens(RANKS)[:6]
-    monkeypatch.setattr(known_answers, "places", lambda _ranks: known)
+    monkeypatch.setattr(known_answers, "known_tokens", lambda _ranks: known)
     monkeypatch.setattr(gate, "TOKENS_A_QUESTION", 12)
 
 

@@ -68,5 +68,5 @@ def test_an_engine_that_fails_a_prompt_is_refused(tmp_path: Path) -> None:
 
 def test_an_engine_that_does_not_load_is_refused_with_its_reason(tmp_path: Path) -> None:
     built = play(tmp_path, Tokens(ids=(1,)), refuse=True)
-    with pytest.raises(BuildError, match=r"does not load .*: The script refuses to start"):
+    with pytest.raises(BuildError, match=r"does not start: .*The script refuses to start"):
         golden.record(tmp_path, built)

@@ -30,7 +30,7 @@ def test_known_answers_that_are_lost_refuse_an_engine(
 ) -> None:
     """Of 100 tokens of known answers the reference gives all; equal tokens alone would pass."""
     places = [known_answers.KnownToken((9, index), 7) for index in range(100)]
-    monkeypatch.setattr(known_answers, "places", lambda _ranks: places)
+    monkeypatch.setattr(known_answers, "known_tokens", lambda _ranks: places)
 
     def ask(directory: Path, wanted: Sequence[Question]) -> list[Answer]:
         whole = engine.read(directory).precision.activations == WHOLE

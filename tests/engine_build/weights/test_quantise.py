@@ -158,7 +158,7 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
     assert info.value.exit_code is ExitCode.DATA
 
 
-def test_an_unknown_precision_is_refused_with_the_nearest() -> None:
-    with pytest.raises(BuildError, match="Did you mean fp8") as info:
-        quantise.policy("fp9")
+def test_an_unknown_precision_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BuildError, match=r"'fp9'.* Known: mxfp4, fp8, int8") as info:
+        quantise.planned({}, "fp9")
     assert info.value.exit_code is ExitCode.CONFIGURATION

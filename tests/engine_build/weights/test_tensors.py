@@ -16,6 +16,7 @@ from engine_build.weights import inventory, tensors
 from engine_build.weights.tensor_file import Spec, open_file, write
 from model_assets import manifest
 from serving.boundary.engine import Architecture
+from tests import parameters
 from tests.engine_build.checkpoints import SMALL, make
 
 FIRST, SECOND = "model-00000-of-00001.safetensors", "model-00001-of-00001.safetensors"
@@ -25,7 +26,7 @@ FIRST, SECOND = "model-00000-of-00001.safetensors", "model-00001-of-00001.safete
 def test_the_inventory_is_what_the_manifest_counts(name: str) -> None:
     shape = manifest.read(name).architecture
     specs = inventory.checkpoint(shape)
-    assert sum(spec.size_bytes for spec in specs.values()) == manifest.tensor_bytes(shape)
+    assert sum(spec.size_bytes for spec in specs.values()) == parameters.tensor_bytes(shape)
     assert len(specs) == 19 * shape.num_hidden_layers + 3
 
 

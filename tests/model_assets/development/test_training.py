@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from model_assets.development.batches import Batch
 from model_assets.development.network import Block, Network, Past, SinkAttention
 from model_assets.development.shape import Shape
-from model_assets.development.training import Plan, optimisers, rate_share, train
+from model_assets.development.training import TrainingPlan, optimisers, rate_share, train
 
 
 def test_the_last_column_counts_for_all_other_ids() -> None:
@@ -79,7 +79,7 @@ def test_attention_with_a_past_is_the_same_attention(monkeypatch: pytest.MonkeyP
 
 
 def test_the_rates_rise_and_fall() -> None:
-    plan = Plan()
+    plan = TrainingPlan()
     shares = [rate_share(plan, step) for step in range(plan.steps)]
     rising, falling = shares[: plan.warm_steps], shares[plan.warm_steps :]
     assert rising == sorted(rising)
@@ -92,7 +92,7 @@ def test_every_weight_is_trained_by_one_optimiser() -> None:
     network = Network(Shape(hidden_size=32), 40)
     matrices, others = (
         {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
-        for optimiser in optimisers(network, Plan())
+        for optimiser in optimisers(network, TrainingPlan())
     )
     assert not matrices & others
     assert matrices | others == {id(parameter) for parameter in network.parameters()}
@@ -116,7 +116,7 @@ def test_a_few_steps_learn_and_rounding_comes_later() -> None:
     targets = torch.tensor([[2, 3, 4, 5, 6, 7, 8, -1]])
     again = itertools.repeat(Batch(tokens, torch.arange(8)[None], visible, targets))
     losses: list[float] = []
-    train(network, Plan(steps=150), again, lambda step: losses.append(step.loss))
+    train(network, TrainingPlan(steps=150), again, lambda step: losses.append(step.loss))
     assert losses[0] > 5
     assert losses[-1] < 0.5
     assert all(cast(Block, block).mlp.quantised for block in network.layers)

@@ -15,7 +15,7 @@ import torch
 from model_assets.development.batches import Batch
 from model_assets.development.network import Network
 from model_assets.development.shape import Shape
-from model_assets.development.training import Plan, Step, train
+from model_assets.development.training import TrainingPlan, TrainingStep, train
 from model_assets.development.workers import joined
 
 ROWS = ([1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 4, 1, 5, 2, 6, 5])
@@ -57,11 +57,11 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def learn(rows: list[int]) -> tuple[Network, list[Step]]:
+def learn(rows: list[int]) -> tuple[Network, list[TrainingStep]]:
     torch.set_num_threads(1)
     network = untrained()
-    steps: list[Step] = []
-    train(network, Plan(steps=1, warm_steps=1), itertools.repeat(batch(rows)), steps.append)
+    steps: list[TrainingStep] = []
+    train(network, TrainingPlan(steps=1, warm_steps=1), itertools.repeat(batch(rows)), steps.append)
     return network, steps
 
 
