@@ -11,56 +11,108 @@ from typing import NamedTuple
 
 
 class Mapping(NamedTuple):
-    """How one kind of error is presented. `type` and `code` are OpenAI's error fields."""
+    """How one kind of error is presented. `type` and `code` are OpenAI's error fields; `meaning`
+    is what `/openapi.json` and docs/api.md say of it."""
 
     http_status: int
     grpc_code: str
-    type: str
     code: str
+    meaning: str
+
+    @property
+    def type(self) -> str:
+        """Who has to change something: whoever asks, or the service."""
+        if self.http_status == 403:
+            return "permission_error"
+        return "invalid_request_error" if self.http_status < 500 else "server_error"
 
 
 class ErrorKind(Enum):
     """Every way in which a request can fail. `kind.value.code` is also the metric label."""
 
-    INVALID_VALUE = Mapping(400, "INVALID_ARGUMENT", "invalid_request_error", "invalid_value")
-    UNSUPPORTED = Mapping(400, "INVALID_ARGUMENT", "invalid_request_error", "unsupported_value")
-    CONTEXT_LENGTH = Mapping(
-        400, "INVALID_ARGUMENT", "invalid_request_error", "context_length_exceeded"
+    INVALID_VALUE = Mapping(
+        400,
+        "INVALID_ARGUMENT",
+        "invalid_value",
+        "The request is malformed, or a field has a value that it cannot have.",
     )
-    CONVERSATION_LOCKED = Mapping(400, "ABORTED", "invalid_request_error", "conversation_locked")
+    UNSUPPORTED = Mapping(
+        400,
+        "INVALID_ARGUMENT",
+        "unsupported_value",
+        "It is in the specification, and this service or its engine does not have it.",
+    )
+    CONTEXT_LENGTH = Mapping(
+        400,
+        "INVALID_ARGUMENT",
+        "context_length_exceeded",
+        "The prompt, or it with the answer that is asked for, is longer than the context.",
+    )
+    CONVERSATION_LOCKED = Mapping(
+        400, "ABORTED", "conversation_locked", "Another request writes to the conversation."
+    )
     PREVIOUS_RESPONSE = Mapping(
-        400, "NOT_FOUND", "invalid_request_error", "previous_response_not_found"
+        400, "NOT_FOUND", "previous_response_not_found", "The response to go on from is not here."
     )
     WEBSOCKET_LIMIT = Mapping(
-        400, "ABORTED", "invalid_request_error", "websocket_connection_limit_reached"
+        400,
+        "ABORTED",
+        "websocket_connection_limit_reached",
+        "The WebSocket was open for as long as it may be.",
     )
-    PERMISSION_DENIED = Mapping(403, "PERMISSION_DENIED", "permission_error", "permission_denied")
-    NOT_FOUND = Mapping(404, "NOT_FOUND", "invalid_request_error", "not_found")
-    MODEL_NOT_FOUND = Mapping(404, "NOT_FOUND", "invalid_request_error", "model_not_found")
+    PERMISSION_DENIED = Mapping(
+        403,
+        "PERMISSION_DENIED",
+        "permission_denied",
+        "A page of another origin asks, or for a host that is not this service's.",
+    )
+    NOT_FOUND = Mapping(404, "NOT_FOUND", "not_found", "Nothing has this address or id.")
+    MODEL_NOT_FOUND = Mapping(404, "NOT_FOUND", "model_not_found", "No model has the name.")
     METHOD_NOT_ALLOWED = Mapping(
-        405, "UNIMPLEMENTED", "invalid_request_error", "method_not_allowed"
+        405, "UNIMPLEMENTED", "method_not_allowed", "The address has other methods."
     )
-    BODY_TIMEOUT = Mapping(408, "DEADLINE_EXCEEDED", "invalid_request_error", "request_timeout")
-    BODY_TOO_LARGE = Mapping(413, "INVALID_ARGUMENT", "invalid_request_error", "request_too_large")
+    BODY_TIMEOUT = Mapping(
+        408, "DEADLINE_EXCEEDED", "request_timeout", "The body did not come in time."
+    )
+    BODY_TOO_LARGE = Mapping(
+        413, "INVALID_ARGUMENT", "request_too_large", "The body has too many bytes."
+    )
     UNSUPPORTED_MEDIA = Mapping(
-        415, "INVALID_ARGUMENT", "invalid_request_error", "unsupported_media_type"
+        415,
+        "INVALID_ARGUMENT",
+        "unsupported_media_type",
+        "The body says that it is not JSON in UTF-8.",
     )
     HEADERS_TOO_LARGE = Mapping(
-        431, "INVALID_ARGUMENT", "invalid_request_error", "headers_too_large"
+        431, "INVALID_ARGUMENT", "headers_too_large", "The headers are too many or too long."
     )
-    CLIENT_CLOSED = Mapping(499, "CANCELLED", "invalid_request_error", "client_closed_request")
-    INTERNAL = Mapping(500, "INTERNAL", "server_error", "internal_error")
-    ENGINE_REQUEST = Mapping(500, "INTERNAL", "server_error", "engine_error")
-    DEGENERATE_OUTPUT = Mapping(500, "INTERNAL", "server_error", "degenerate_output")
-    INVALID_OUTPUT = Mapping(500, "INTERNAL", "server_error", "invalid_output")
-    OVERLOADED = Mapping(503, "UNAVAILABLE", "server_error", "overloaded")
-    QUEUE_TIMEOUT = Mapping(503, "UNAVAILABLE", "server_error", "queue_timeout")
-    ENGINE_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "engine_unavailable")
-    STORE_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "store_unavailable")
-    TOOL_UNAVAILABLE = Mapping(503, "UNAVAILABLE", "server_error", "tool_unavailable")
-    OUT_OF_MEMORY = Mapping(503, "RESOURCE_EXHAUSTED", "server_error", "engine_out_of_memory")
-    DRAINING = Mapping(503, "UNAVAILABLE", "server_error", "draining")
-    DEADLINE = Mapping(504, "DEADLINE_EXCEEDED", "server_error", "deadline_exceeded")
+    CLIENT_CLOSED = Mapping(499, "CANCELLED", "client_closed_request", "The client has left.")
+    INTERNAL = Mapping(500, "INTERNAL", "internal_error", "A fault of this service.")
+    ENGINE_REQUEST = Mapping(500, "INTERNAL", "engine_error", "The engine failed at this request.")
+    DEGENERATE_OUTPUT = Mapping(
+        500, "INTERNAL", "degenerate_output", "The model wrote no summary to compact to."
+    )
+    INVALID_OUTPUT = Mapping(
+        500, "INTERNAL", "invalid_output", "The answer does not fit what it was held to."
+    )
+    OVERLOADED = Mapping(503, "UNAVAILABLE", "overloaded", "Too much runs or waits already.")
+    QUEUE_TIMEOUT = Mapping(
+        503, "UNAVAILABLE", "queue_timeout", "The request waited for its turn for too long."
+    )
+    ENGINE_UNAVAILABLE = Mapping(
+        503, "UNAVAILABLE", "engine_unavailable", "The engine is starting, or has failed."
+    )
+    STORE_UNAVAILABLE = Mapping(
+        503, "UNAVAILABLE", "store_unavailable", "What is stored cannot be read or written."
+    )
+    TOOL_UNAVAILABLE = Mapping(
+        503, "UNAVAILABLE", "tool_unavailable", "The executor of a built-in tool does not answer."
+    )
+    OUT_OF_MEMORY = Mapping(
+        503, "RESOURCE_EXHAUSTED", "engine_out_of_memory", "The engine had too little memory."
+    )
+    DRAINING = Mapping(503, "UNAVAILABLE", "draining", "The service is shutting down.")
+    DEADLINE = Mapping(504, "DEADLINE_EXCEEDED", "deadline_exceeded", "The request took too long.")
 
 
 class ServingError(Exception):

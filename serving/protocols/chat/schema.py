@@ -13,8 +13,17 @@ from pydantic_core import PydanticCustomError
 
 from serving.protocols.chat.messages import Message
 from serving.protocols.edge import sampling_schema
-from serving.protocols.edge.fields import UNSUPPORTED, Effort, Loose, Name, refuse
+from serving.protocols.edge.fields import (
+    UNSUPPORTED,
+    Accepted,
+    Effort,
+    Loose,
+    Name,
+    ParallelCalls,
+    refuse,
+)
 from serving.protocols.edge.sampling_schema import (
+    Alternatives,
     Label,
     ModelName,
     SamplingFields,
@@ -145,39 +154,53 @@ ToolChoice = Annotated[
 class ChatRequest(SamplingFields):
     """The body of `POST /v1/chat/completions`."""
 
-    # What the model reads.
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
+    """Roles system, developer, user, assistant and tool, with a text or a list of text parts.
+    `system` and `developer` are Harmony's developer message. An assistant message may bring back
+    `reasoning` or `reasoning_content`: the model sees it until the next final answer. A tool
+    message needs the id of an earlier call."""
     tools: list[Tool] | None = None
+    """Functions. With `strict: true` the arguments fit the function's schema."""
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    """`auto`; `none`: the model is not shown the tools; `required`; one function; or
+    `allowed_tools`. A forced call is always a call, with arguments in JSON."""
+    parallel_tool_calls: ParallelCalls = None
     reasoning_effort: Effort | None = None
+    """The model was trained for `low`, `medium` and `high`. `none` and `minimal` mean low, `xhigh`
+    and `max` mean high."""
     response_format: ResponseFormat | None = None
+    """`text`, `json_object` or `json_schema`: the final message is JSON, or fits the schema,
+    whether `strict` says so or not."""
 
-    # How it answers.
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    """Shows the log-probabilities of the content's tokens."""
+    top_logprobs: Alternatives = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The most tokens of a choice, reasoning included. Without it, what the context leaves."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The older name of `max_completion_tokens`, which counts before it."""
 
-    # Accepted: they do not change the answer. Nothing is stored.
-    metadata: dict[Annotated[str, Field(max_length=64)], Label] | None = None
-    prediction: dict[str, Any] | None = None
-    prompt_cache_key: Label | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-    safety_identifier: Label | None = None
+    metadata: Accepted[dict[Annotated[str, Field(max_length=64)], Label]] = None
+    prediction: Accepted[dict[str, Any]] = None
+    prompt_cache_key: Accepted[Label] = None
+    prompt_cache_options: Accepted[dict[str, Any]] = None
+    prompt_cache_retention: Accepted[str] = None
+    safety_identifier: Accepted[Label] = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    """Accepted; the answer says `default`."""
     store: bool | None = None
+    """Accepted; nothing is stored."""
 
-    # Refused by name.
     audio: Annotated[Any, refuse("audio is not supported by this model")] = None
     function_call: Annotated[Any, refuse("is deprecated; use 'tool_choice'")] = None
     functions: Annotated[Any, refuse("is deprecated; use 'tools'")] = None
     moderation: Annotated[Any, refuse("moderation is not supported")] = None
     web_search_options: Annotated[Any, refuse("web search is not supported")] = None
     modalities: list[str] | None = None
+    """`["text"]`; anything else is refused."""
     verbosity: Literal["low", "medium", "high"] | None = None
+    """`medium`; another is refused."""
 
     @model_validator(mode="before")
     @classmethod

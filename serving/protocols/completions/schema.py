@@ -30,12 +30,21 @@ class CompletionRequest(SamplingFields):
 
     model: ModelName
     prompt: list[Prompt] | None = None
-    """One or more prompts, however the request wrote them; None: it gave none."""
+    """A text, token ids, or a list of either; the setting `limits.prompts` says how many may be in
+    it. `<|start|>` in a text is text; as a token id it is the control token. Without a prompt
+    a new document begins (`<|endoftext|>`)."""
 
     best_of: Annotated[int, Field(ge=1)] | None = None
+    """As `n`: every choice that is generated is returned."""
     echo: bool | None = None
+    """Puts the prompt before the text. With `logprobs` the prompt's tokens come with theirs too,
+    the first with null; such a prompt is computed anew, cached or not, 64 tokens a step.
+    TensorRT-LLM's runtime refuses the two together."""
     logprobs: Annotated[int, Field(ge=0)] | None = None
+    """How many alternatives are shown for each token, in the shape `tokens`, `token_logprobs`,
+    `top_logprobs`, `text_offset`. A token that is no whole UTF-8 is `bytes:\\xe2\\x80`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The most tokens of a choice; 16 without it."""
     suffix: Annotated[
         Any, refuse("is not supported: this model was not trained to fill in the middle")
     ] = None

@@ -24,16 +24,20 @@ class CreateConversation(_Body):
     """The body of `POST /v1/conversations`."""
 
     items: Annotated[list[InputItem], Field(max_length=ITEMS_MAX)] | None = None
+    """The items that it begins with, as in the `input` of a response."""
     metadata: Metadata | None = None
+    """Texts with names, which are given back: up to 16."""
 
 
 class UpdateConversation(_Body):
-    """The body of `POST /v1/conversations/{id}`: null takes the metadata away."""
+    """The body of `POST /v1/conversations/{id}`."""
 
     metadata: Metadata | None
+    """Takes the place of what was there; null: takes it away."""
 
 
 class CreateItems(_Body):
     """The body of `POST /v1/conversations/{id}/items`."""
 
     items: Annotated[list[InputItem], Field(min_length=1, max_length=ITEMS_MAX)]
+    """The items that are put at its end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -27,11 +27,25 @@ EFFORTS: Final[dict[Effort, ReasoningEffort]] = {
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
+ParallelCalls = Annotated[
+    bool | None,
+    Field(description="Accepted; GPT-OSS ends its turn with each call, so there is one a turn."),
+]
+
+_T = TypeVar("_T")
+Accepted = Annotated[_T | None, Field(description="Accepted; it does not change the answer.")]
+"""A field that a client may send, and that is not looked at further than for its type."""
+
 
 class Loose(BaseModel):
-    """Part of a message. Other fields are ignored: clients send back what they were given."""
+    """Part of a message. Other fields are ignored: clients send back what they were given.
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    The text under a field is its description in `/openapi.json` and in docs/api.md.
+    """
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
 
 class Refusal:
@@ -48,7 +62,8 @@ class Refusal:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: object) -> dict[str, Any]:
         """Returns what the description of the API says of the field."""
-        return {"type": "null", "description": f"Refused: {self._hint}."}
+        hint = self._hint.removeprefix("is ")
+        return {"type": "null", "description": f"Refused: {hint}."}
 
     def _check(self, value: Any) -> Any:
         if value is not None:

@@ -13,7 +13,7 @@ from pydantic.functional_validators import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from serving.harmony.vocabulary import SIZE
-from serving.protocols.edge.fields import Loose
+from serving.protocols.edge.fields import Accepted, Loose
 from serving.settings import Limits
 
 DENIED_FIELDS = frozenset(
@@ -32,7 +32,29 @@ mislead. Any other unknown field is ignored and counted."""
 
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+Temperature = Annotated[
+    Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None,
+    Field(description="Divides the logits. At 0 the likeliest token is always taken."),
+]
+TopP = Annotated[
+    Probability | None,
+    Field(
+        description="Samples from the likeliest tokens that have this probability together. "
+        "At 0 the likeliest token is always taken."
+    ),
+]
+Alternatives = Annotated[
+    Annotated[int, Field(ge=0)] | None,
+    Field(description="How many other tokens are shown, with their log-probabilities, at each."),
+]
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=512,
+        description="One of `served_model_names` in the settings; another name is a 404.",
+    ),
+]
 
 
 def limits_of(info: ValidationInfo) -> Limits:
@@ -63,26 +85,41 @@ class SamplingFields(Loose):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     frequency_penalty: Penalty | None = None
+    """Is taken from a token's logit once for each time that the token was written."""
     presence_penalty: Penalty | None = None
+    """Is taken once from the logit of a token that was written."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = (
         None
     )
+    """Token ids with numbers from -100 to 100, which are added to the tokens' logits."""
     n: Annotated[int, Field(ge=1)] | None = None
+    """How many choices are written. With a `seed`, choice i has `seed + i`."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Signed, 64 bits."""
     stop: str | list[str] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Probability | None = None
+    """Texts that end the answer, looked for in the visible content. The first to be complete wins
+    and is not shown. The setting `limits.stop_characters` says how long one may be."""
+    temperature: Temperature = None
+    top_p: TopP = None
 
     stream: bool | None = None
+    """Sends the answer as server-sent events, while it is written."""
     stream_options: StreamOptions | None = None
-    user: Label | None = None
+    """`include_usage` adds a last chunk without choices. `include_obfuscation` is accepted;
+    nothing is added."""
+    user: Accepted[Label] = None
 
-    # Extensions that other servers have too.
     ignore_eos: bool | None = None
+    """Extension: the model cannot end its answer."""
     min_p: Probability | None = None
+    """Extension: leaves out tokens below this share of the likeliest one's probability."""
     min_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Extension: the model cannot end its answer before so many tokens. More than the answer can
+    have is refused."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
+    """Extension: above 1, tokens of the prompt and of the answer become less likely."""
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    """Extension: samples from so many of the likeliest tokens. 0 and -1: from all."""
 
     @field_validator("logit_bias")
     @classmethod

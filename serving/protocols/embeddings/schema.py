@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from pydantic_core import PydanticCustomError
 
 from serving.boundary.encoder.messages import Input
-from serving.protocols.edge.fields import Loose
+from serving.protocols.edge.fields import Accepted, Loose
 from serving.protocols.edge.sampling_schema import (
     Label,
     ModelName,
@@ -32,15 +32,24 @@ class EmbeddingsRequest(Loose):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
-    model: ModelName
+    model: Annotated[
+        ModelName, Field(description="One of `embeddings.served_model_names` in the settings.")
+    ]
     input: list[Input]
-    """One or more inputs, however the request wrote them."""
+    """A text, token ids, or a list of either; the setting `limits.embedding_inputs` says how many
+    may be in it. None of them is empty. Names of control tokens, such as `[SEP]`, are text.
+    Token ids are those of the encoder, without the two that stand around a text: clients that send
+    OpenAI's have to send text (`check_embedding_ctx_length=False` in LangChain)."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    """The encoder's, or one of `embeddings.shorter_dimensions`: then a vector is cut and made of
+    length 1 again. Another is refused: a vector that was not trained for it is worse when cut."""
     encoding_format: Literal["float", "base64"] | None = None
-    user: Label | None = None
+    """`base64` is of little-endian float32; the official clients ask for it."""
+    user: Accepted[Label] = None
 
-    # An extension that other servers have too.
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    """Extension: cuts a text that is longer to so many tokens, the two around it included; -1 to
+    as many as the encoder takes. Without it a text that is too long is a 400 with the numbers."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from serving.protocols.edge.fields import UNSUPPORTED, Loose, refuse
+from serving.protocols.edge.fields import UNSUPPORTED, Accepted, Loose, refuse
 from serving.protocols.edge.sampling_schema import (
     DENIED_FIELDS,
     Label,
     ModelName,
-    Probability,
     SamplingFields,
+    TopP,
     at_most,
     limits_of,
     refuse_denied,
@@ -100,20 +100,32 @@ class CountTokensRequest(Loose):
 
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
+    """Roles user, assistant and, anywhere, system. Blocks of type text, tool_use, tool_result,
+    thinking and redacted_thinking; images and documents are refused. The last message is the
+    user's: an answer cannot be begun for the model. A tool_result needs the id of an earlier
+    tool_use; with `is_error` its text begins with `Error: `."""
     system: TextContent | None = None
+    """Harmony's developer message."""
     tools: list[Tool] | None = None
+    """Tools that the client runs. With `strict` the input fits the schema."""
     tool_choice: ToolChoice | None = None
+    """`auto`, `none`, `any` or `tool`. GPT-OSS makes one call a turn."""
     thinking: Thinking | None = None
+    """`disabled` is low effort. A `budget_tokens` below 4096 is low, from 16384 on high, between
+    them medium; without a budget the effort is the service's own. The reasoning is shown when it
+    is `enabled` or `adaptive`, with `display` `omitted` as an empty block. Bring it back while
+    tools are called: the model sees it until the next answer."""
     output_config: OutputConfig | None = None
+    """`effort` counts before `thinking`; `xhigh` and `max` mean high. `format`: the answer fits
+    the JSON schema."""
 
-    # Accepted: they do not change the answer.
     cache_control: dict[str, Any] | None = None
-    context_management: dict[str, Any] | None = None
-    speed: Literal["standard", "fast"] | None = None
-    user_profile_id: Label | None = None
-    workspace_id: Label | None = None
+    """Accepted; prefixes are cached in any case."""
+    context_management: Accepted[dict[str, Any]] = None
+    speed: Accepted[Literal["standard", "fast"]] = None
+    user_profile_id: Accepted[Label] = None
+    workspace_id: Accepted[Label] = None
 
-    # Refused by name.
     mcp_servers: Annotated[Any, refuse("is not supported; offer the tools themselves")] = None
     output_format: Annotated[Any, refuse("is not supported")] = None
 
@@ -149,18 +161,23 @@ class MessagesRequest(CountTokensRequest):
     """The body of `POST /v1/messages`."""
 
     max_tokens: Annotated[int, Field(ge=1)]
+    """The most tokens of the answer, thinking included."""
     stop_sequences: list[str] | None = None
+    """As `stop` in Chat Completions; `stop_sequence` in the answer names the one that was
+    found."""
     stream: bool | None = None
+    """Sends message_start, content blocks one after the other, message_delta, message_stop; no
+    pings."""
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """Divides the logits. At 0 the likeliest token is always taken."""
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    top_p: Probability | None = None
+    """Samples from so many of the likeliest tokens. 0: from all."""
+    top_p: TopP = None
 
-    # Accepted: they do not change the answer.
-    diagnostics: dict[str, Any] | None = None
-    metadata: Metadata | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
+    diagnostics: Accepted[dict[str, Any]] = None
+    metadata: Accepted[Metadata] = None
+    service_tier: Accepted[Literal["auto", "standard_only"]] = None
 
-    # Refused by name.
     container: Annotated[Any, refuse("is not supported: there are no server tools")] = None
     inference_geo: Annotated[Any, refuse("is not supported: the model runs where it runs")] = None
 

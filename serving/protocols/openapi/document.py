@@ -30,12 +30,16 @@ _UNSEEN: Final = frozenset({405, 499})
 _LIMITED: Final = {
     "n": ("maximum", "choices"),
     "best_of": ("maximum", "choices"),
+    "logprobs": ("maximum", "top_logprobs"),
     "top_logprobs": ("maximum", "top_logprobs"),
     "messages": ("maxItems", "messages"),
     "tools": ("maxItems", "tools"),
     "logit_bias": ("maxProperties", "logit_bias_entries"),
+    "stop": ("maxItems", "stop_strings"),
+    "stop_sequences": ("maxItems", "stop_strings"),
 }
 """Fields that the settings bound: the keyword that says so, and the name of the limit."""
+_ABOUT: Final = {"maximum": "integer", "maxItems": "array", "maxProperties": "object"}
 
 
 def make_document(
@@ -126,13 +130,15 @@ def _bound(schema: Json, limits: Limits, names: Sequence[str]) -> None:
 
 def _named(schema: Json, names: Sequence[str]) -> Json:
     choice: Json = {"type": "string", "enum": list(names)} if names else {"type": "string"}
-    return {"anyOf": [choice, {"type": "null"}]} if "anyOf" in schema else choice
+    form = {"anyOf": [choice, {"type": "null"}]} if "anyOf" in schema else choice
+    return form | {"description": schema["description"]}
 
 
 def _set_bound(schema: Json, keyword: str, limits: Limits, limit: str) -> None:
-    """Sets a keyword on the form of a field that is not null."""
-    forms = [form for form in schema.get("anyOf", [schema]) if form.get("type") != "null"]
-    forms[0][keyword] = getattr(limits, limit)
+    """Sets a keyword on the forms of a field that it is about."""
+    for form in schema.get("anyOf", [schema]):
+        if form.get("type") == _ABOUT[keyword]:
+            form[keyword] = getattr(limits, limit)
 
 
 def _describe(operation: Operation, schemas: _Schemas) -> Json:
@@ -204,15 +210,16 @@ def _error_shape(path: str, schemas: _Schemas) -> Json:
 
 
 def _errors(method: str, path: str, schemas: _Schemas) -> Json:
-    """Returns the responses that are errors, by status: each names the codes that it may hold."""
+    """Returns the responses that are errors, by status: each tells the codes that it may hold."""
     shape = _error_shape(path, schemas)
     codes: dict[int, list[str]] = {}
     for kind in ErrorKind:
-        codes.setdefault(kind.value.http_status, []).append(kind.value.code)
+        told = f"- `{kind.value.code}`: {kind.value.meaning}"
+        codes.setdefault(kind.value.http_status, []).append(told)
     left_out = _UNSEEN if method == "POST" else _UNSEEN | _OF_BODIES
     return {
-        str(status): _response(f"`{'`, `'.join(names)}`", shape, path)
-        for status, names in sorted(codes.items())
+        str(status): _response("\n".join(told), shape, path)
+        for status, told in sorted(codes.items())
         if status not in left_out
     }
 

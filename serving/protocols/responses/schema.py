@@ -20,12 +20,22 @@ from pydantic import (
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from serving.protocols.edge.fields import UNSUPPORTED, Effort, Loose, Name, refuse
+from serving.protocols.edge.fields import (
+    UNSUPPORTED,
+    Accepted,
+    Effort,
+    Loose,
+    Name,
+    ParallelCalls,
+    refuse,
+)
 from serving.protocols.edge.sampling_schema import (
     DENIED_FIELDS,
+    Alternatives,
     Label,
     ModelName,
-    Probability,
+    Temperature,
+    TopP,
     at_most,
     at_most_number,
     limits_of,
@@ -245,9 +255,19 @@ class History(Loose):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     input: Input = Field(default_factory=list)
+    """A text, or items: `message` (text parts), `function_call`, `function_call_output`,
+    `reasoning`, `compaction`, `code_interpreter_call` and `web_search_call` (taken, and not shown
+    to the model again), `item_reference` (to an item that is stored); other types are refused.
+    Items of the model that follow one another are one turn: text before a call is its preamble."""
     instructions: str | None = None
+    """Harmony's developer message, before the input."""
     previous_response_id: Annotated[str, Field(max_length=512)] | None = None
+    """Goes on from a stored response: its conversation's items, input and output, come before
+    `input`; its `instructions` do not."""
     conversation: ConversationId = None
+    """The id of a conversation, or an object with it: its items come before `input`. When an
+    answer has ended, its input and output are added to the conversation. Not with
+    `previous_response_id`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -277,11 +297,25 @@ class PromptFields(History):
     """What the model reads."""
 
     tools: list[Tool] | None = None
+    """Functions: `name`, `description`, `parameters`, `strict`, which is off where it is absent.
+    `async`, `defer_loading` and `allowed_callers` other than `["direct"]` are refused;
+    `output_schema` is taken and not shown to the model. `code_interpreter`, `web_search` and `mcp`
+    are the model's built-in tools, where the service has executors for them, else refused. Other
+    hosted tools are refused."""
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    """`auto`; `none`: the model is not shown the tools; `required`; one function or built-in tool;
+    or `allowed_tools`. A forced call is always a call, with arguments in JSON."""
+    parallel_tool_calls: ParallelCalls = None
     reasoning: Reasoning | None = None
+    """`effort` is Chat Completions' `reasoning_effort`. With `summary` (or `generate_summary`) the
+    summary is the reasoning itself: that of GPT-OSS is open. `context` `all_turns` and `mode` `pro`
+    are refused."""
     text: Text | None = None
+    """`format` is Chat Completions' `response_format`, with `name`, `description`, `schema` and
+    `strict` beside its `type`. `verbosity` is `medium`; another is refused."""
     truncation: Literal["auto", "disabled"] | None = None
+    """`disabled`: a prompt that is too long is refused. `auto`: the oldest turns are left out, each
+    from a user's message to the next; instructions and the last turn stay."""
 
     @field_validator("tools")
     @classmethod
@@ -297,12 +331,10 @@ class CompactRequest(History):
 
     model: ModelName
 
-    # Accepted: they do not change the answer.
-    prompt_cache_key: Label | None = None
-    prompt_cache_options: CompactCacheOptions | None = None
-    prompt_cache_retention: Retention | None = None
-    service_tier: Tier | None = None
-
+    prompt_cache_key: Accepted[Label] = None
+    prompt_cache_options: Accepted[CompactCacheOptions] = None
+    prompt_cache_retention: Accepted[Retention] = None
+    service_tier: Accepted[Tier] = None
     image: Annotated[Any, refuse("images are not supported by this model")] = None
 
 
@@ -310,6 +342,7 @@ class TokensRequest(PromptFields):
     """The body of `POST /v1/responses/input_tokens`."""
 
     model: ModelName | None = None
+    """One of `served_model_names` in the settings; without it, the model that serves."""
     personality: Annotated[Any, refuse("is not supported; use 'instructions'")] = None
 
 
@@ -318,26 +351,43 @@ class ResponsesRequest(PromptFields):
 
     model: ModelName
     include: list[str] | None = None
+    """`message.output_text.logprobs`; `reasoning.encrypted_content` (the reasoning in base64, for
+    clients that send only this back); `code_interpreter_call.outputs`. Parts of other hosted
+    tools' items are accepted."""
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Probability | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    background: bool | None = None
-    store: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    # Accepted: they do not change the answer.
+    """The most tokens of the answer, reasoning included. Without it, what the context leaves. An
+    answer that it cuts off is `incomplete`."""
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    metadata: Metadata | None = None
-    prompt_cache_key: Label | None = None
+    """The most calls of built-in tools; the service has a bound of its own."""
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_logprobs: Alternatives = None
+    background: bool | None = None
+    """The answer comes at once, `queued`; the response is read by its id until it has come to its
+    end. It is stored, so `store` false is refused. With `stream` the answer is its stream, which
+    can be left, and gone on with by the id."""
+    store: bool | None = None
+    """True without it: the response is kept until it is deleted, its time is over (the setting
+    `store.keep_seconds`, from its last use) or space is needed. `store` in the answer says whether
+    it is kept."""
+    stream: bool | None = None
+    """Sends the answer as server-sent events, while it is written."""
+    stream_options: StreamOptions | None = None
+    """`include_obfuscation` is accepted; nothing is added."""
     prompt_cache_options: PromptCacheOptions | None = None
-    prompt_cache_retention: Retention | None = None
-    safety_identifier: Label | None = None
-    service_tier: Tier | None = None
-    user: Label | None = None
+    """`mode` and `ttl` change nothing: prefixes are cached in any case. `prewarm` has the prompt
+    computed and nothing written; the response, without output, can be continued.
+    `comparison_response_id` is refused."""
 
-    # Refused by name.
+    metadata: Metadata | None = None
+    """Texts with names, which are given back: up to 16."""
+    prompt_cache_key: Accepted[Label] = None
+    prompt_cache_retention: Accepted[Retention] = None
+    safety_identifier: Accepted[Label] = None
+    service_tier: Tier | None = None
+    """Accepted; the answer says `default`."""
+    user: Accepted[Label] = None
+
     access_programs: Annotated[Any, refuse("is not supported")] = None
     context_management: Annotated[
         Any, refuse("is not supported; see 'truncation' and /v1/responses/compact")

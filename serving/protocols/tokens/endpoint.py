@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from typing_extensions import TypedDict
 
 from serving.generation.backend import Backend
@@ -41,18 +41,24 @@ class Text(TypedDict):
     text: str
 
 
+TokenStrings = Annotated[
+    bool | None, Field(description="Adds `token_strs`: each token as text, control tokens by name.")
+]
+
+
 class TokenizeText(Loose):
     """A text to encode as it is: no token is put before or after it."""
 
     model: ModelName
     prompt: str
-    return_token_strs: bool | None = None
+    """The text, if no `messages` are given."""
+    return_token_strs: TokenStrings = None
 
 
 class TokenizeChat(ChatRequest):
     """A chat request, of which the prompt is wanted."""
 
-    return_token_strs: bool | None = None
+    return_token_strs: TokenStrings = None
 
 
 class Detokenize(Loose):
@@ -60,6 +66,7 @@ class Detokenize(Loose):
 
     model: ModelName
     tokens: list[TokenId]
+    """The ids, control tokens among them."""
 
     @field_validator("tokens", mode="before")
     @classmethod

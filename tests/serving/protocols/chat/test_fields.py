@@ -17,13 +17,13 @@ from tests.serving.protocols.jobs import job_of, refusal
 
 DOCUMENT = (Path(__file__).parents[4] / "docs" / "api.md").read_text()
 ROWS = re.findall(
-    r"^\| (`.+?`) \| (.+) \|$",
+    r"^\| (`[^|]+`) \| [^|]* \| (.+) \|$",
     DOCUMENT.split("## Fields of a chat request")[1].split("\n## ")[0],
     re.MULTILINE,
 )
 SAID = {name: said for names, said in ROWS for name in re.findall(r"`([a-z_]+)`", names)}
-ACCEPTED = sorted(name for name, said in SAID.items() if said.startswith("accepted"))
-REFUSED = sorted(name for name, said in SAID.items() if said == "refused")
+ACCEPTED = sorted(name for name, said in SAID.items() if said.startswith("Accepted"))
+REFUSED = sorted(name for name, said in SAID.items() if said.startswith("Refused: "))
 HONOURED = sorted(SAID.keys() - {*ACCEPTED, *REFUSED})
 CLIENT = set(specification.CompletionCreateParamsBase.__annotations__) | {"stream"}
 
