@@ -38,14 +38,18 @@ Accepted = Annotated[_T | None, Field(description="Accepted; it does not change 
 
 
 class Loose(BaseModel):
-    """Part of a message. Other fields are ignored: clients send back what they were given.
+    """Part of a message. Other fields are ignored: clients send back what they were given."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class Body(Loose):
+    """The body of a request. Unknown fields are kept, to count.
 
     The text under a field is its description in `/openapi.json` and in docs/api.md.
     """
 
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="ignore", use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
 
 class Refusal:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic.functional_validators import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from serving.harmony.vocabulary import SIZE
-from serving.protocols.edge.fields import Accepted, Loose
+from serving.protocols.edge.fields import Accepted, Body, Loose
 from serving.settings import Limits
 
 DENIED_FIELDS = frozenset(
@@ -79,10 +79,8 @@ class StreamOptions(Loose):
     include_obfuscation: bool | None = None
 
 
-class SamplingFields(Loose):
-    """What Chat Completions and Completions have in common. Unknown fields are kept, to count."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+class SamplingFields(Body):
+    """What Chat Completions and Completions have in common."""
 
     frequency_penalty: Penalty | None = None
     """Is taken from a token's logit once for each time that the token was written."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from serving.boundary.encoder.messages import Input
-from serving.protocols.edge.fields import Accepted, Loose
+from serving.protocols.edge.fields import Accepted, Body
 from serving.protocols.edge.sampling_schema import (
     Label,
     ModelName,
@@ -27,10 +27,8 @@ DENIED_FIELDS = frozenset(
 """Fields of other servers that change the vectors; ignoring them would mislead."""
 
 
-class EmbeddingsRequest(Loose):
-    """The body of `POST /v1/embeddings`. Unknown fields are kept, to count."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+class EmbeddingsRequest(Body):
+    """The body of `POST /v1/embeddings`."""
 
     model: Annotated[
         ModelName, Field(description="One of `embeddings.served_model_names` in the settings.")

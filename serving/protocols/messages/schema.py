@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from serving.protocols.edge.fields import UNSUPPORTED, Accepted, Loose, refuse
+from serving.protocols.edge.fields import UNSUPPORTED, Accepted, Body, Loose, refuse
 from serving.protocols.edge.sampling_schema import (
     DENIED_FIELDS,
     Label,
@@ -93,10 +93,8 @@ class OutputConfig(Loose):
     format: OutputFormat | None = None
 
 
-class CountTokensRequest(Loose):
+class CountTokensRequest(Body):
     """The body of `POST /v1/messages/count_tokens`: all that makes the prompt."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]

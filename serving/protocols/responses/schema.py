@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -23,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from serving.protocols.edge.fields import (
     UNSUPPORTED,
     Accepted,
+    Body,
     Effort,
     Loose,
     Name,
@@ -249,10 +249,8 @@ ConversationId = Annotated[
 """The id of a conversation; an object with an `id` means the same."""
 
 
-class History(Loose):
-    """What was said. Unknown fields are kept, to count."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+class History(Body):
+    """What was said."""
 
     input: Input = Field(default_factory=list)
     """A text, or items: `message` (text parts), `function_call`, `function_call_output`,

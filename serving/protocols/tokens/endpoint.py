@@ -16,7 +16,7 @@ from serving.protocols.completions.facts import token_name
 from serving.protocols.completions.schema import TokenId, check_ids
 from serving.protocols.edge.body import check, decode, decode_object
 from serving.protocols.edge.computation import Computation, counting
-from serving.protocols.edge.fields import Loose
+from serving.protocols.edge.fields import Body
 from serving.protocols.edge.generation import Surroundings
 from serving.protocols.edge.operation import Operation
 from serving.protocols.edge.sampling_schema import ModelName
@@ -46,7 +46,7 @@ TokenStrings = Annotated[
 ]
 
 
-class TokenizeText(Loose):
+class TokenizeText(Body):
     """A text to encode as it is: no token is put before or after it."""
 
     model: ModelName
@@ -61,7 +61,7 @@ class TokenizeChat(ChatRequest):
     return_token_strs: TokenStrings = None
 
 
-class Detokenize(Loose):
+class Detokenize(Body):
     """Token ids to decode."""
 
     model: ModelName
