@@ -34,7 +34,7 @@ ParallelCalls = Annotated[
 
 _T = TypeVar("_T")
 Accepted = Annotated[_T | None, Field(description="Accepted; it does not change the answer.")]
-"""A field that a client may send, and that is not looked at further than for its type."""
+"""A field of which only the type is checked."""
 
 
 class Loose(BaseModel):

@@ -83,13 +83,13 @@ class SamplingFields(Body):
     """What Chat Completions and Completions have in common."""
 
     frequency_penalty: Penalty | None = None
-    """Is taken from a token's logit once for each time that the token was written."""
+    """Lowers a token's logit by this much for each time that the token was written."""
     presence_penalty: Penalty | None = None
-    """Is taken once from the logit of a token that was written."""
+    """Lowers a token's logit by this much if the token was written at all."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = (
         None
     )
-    """Token ids with numbers from -100 to 100, which are added to the tokens' logits."""
+    """Adds a number from -100 to 100 to a token's logit, by the token's id."""
     n: Annotated[int, Field(ge=1)] | None = None
     """How many choices are written. With a `seed`, choice i has `seed + i`."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None

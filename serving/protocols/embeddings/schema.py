@@ -39,8 +39,9 @@ class EmbeddingsRequest(Body):
     Token ids are those of the encoder, without the two that stand around a text: clients that send
     OpenAI's have to send text (`check_embedding_ctx_length=False` in LangChain)."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    """The encoder's, or one of `embeddings.shorter_dimensions`: then a vector is cut and made of
-    length 1 again. Another is refused: a vector that was not trained for it is worse when cut."""
+    """The encoder's, or one of the setting `embeddings.shorter_dimensions`: then a vector is cut
+    and scaled to length 1. Any other is refused: a vector that was not trained for it is worse when
+    cut."""
     encoding_format: Literal["float", "base64"] | None = None
     """`base64` is of little-endian float32; the official clients ask for it."""
     user: Accepted[Label] = None

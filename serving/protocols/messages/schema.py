@@ -100,19 +100,19 @@ class CountTokensRequest(Body):
     messages: Annotated[list[Message], Field(min_length=1)]
     """Roles user, assistant and, anywhere, system. Blocks of type text, tool_use, tool_result,
     thinking and redacted_thinking; images and documents are refused. The last message is the
-    user's: an answer cannot be begun for the model. A tool_result needs the id of an earlier
-    tool_use; with `is_error` its text begins with `Error: `."""
+    user's: a client cannot write the beginning of the answer. A tool_result needs the id of an
+    earlier tool_use; with `is_error` its text begins with `Error: `."""
     system: TextContent | None = None
-    """Harmony's developer message."""
+    """Becomes Harmony's developer message."""
     tools: list[Tool] | None = None
     """Tools that the client runs. With `strict` the input fits the schema."""
     tool_choice: ToolChoice | None = None
     """`auto`, `none`, `any` or `tool`. GPT-OSS makes one call a turn."""
     thinking: Thinking | None = None
     """`disabled` is low effort. A `budget_tokens` below 4096 is low, from 16384 on high, between
-    them medium; without a budget the effort is the service's own. The reasoning is shown when it
-    is `enabled` or `adaptive`, with `display` `omitted` as an empty block. Bring it back while
-    tools are called: the model sees it until the next answer."""
+    them medium; without a budget the effort is the service's own. `enabled` and `adaptive` show the
+    reasoning; with `display` `omitted` its block is empty. Send it back while tools are called: the
+    model sees it until the next answer."""
     output_config: OutputConfig | None = None
     """`effort` counts before `thinking`; `xhigh` and `max` mean high. `format`: the answer fits
     the JSON schema."""
@@ -164,8 +164,8 @@ class MessagesRequest(CountTokensRequest):
     """As `stop` in Chat Completions; `stop_sequence` in the answer names the one that was
     found."""
     stream: bool | None = None
-    """Sends message_start, content blocks one after the other, message_delta, message_stop; no
-    pings."""
+    """The events are message_start, content blocks one after the other, message_delta,
+    message_stop; no pings."""
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     """Divides the logits. At 0 the likeliest token is always taken."""
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None

@@ -258,10 +258,10 @@ class History(Body):
     to the model again), `item_reference` (to an item that is stored); other types are refused.
     Items of the model that follow one another are one turn: text before a call is its preamble."""
     instructions: str | None = None
-    """Harmony's developer message, before the input."""
+    """Become Harmony's developer message, before the input."""
     previous_response_id: Annotated[str, Field(max_length=512)] | None = None
-    """Goes on from a stored response: its conversation's items, input and output, come before
-    `input`; its `instructions` do not."""
+    """The id of a stored response to go on from. The items of its conversation, input and output,
+    come before `input`; its `instructions` do not."""
     conversation: ConversationId = None
     """The id of a conversation, or an object with it: its items come before `input`. When an
     answer has ended, its input and output are added to the conversation. Not with
@@ -361,9 +361,9 @@ class ResponsesRequest(PromptFields):
     top_p: TopP = None
     top_logprobs: Alternatives = None
     background: bool | None = None
-    """The answer comes at once, `queued`; the response is read by its id until it has come to its
-    end. It is stored, so `store` false is refused. With `stream` the answer is its stream, which
-    can be left, and gone on with by the id."""
+    """The answer comes at once, with the status `queued`. Read the response by its id until it has
+    ended. It is stored, so `store` false is refused. With `stream` the answer is the response's
+    stream; a client can leave it, and go on with it by the id."""
     store: bool | None = None
     """True without it: the response is kept until it is deleted, its time is over (the setting
     `store.keep_seconds`, from its last use) or space is needed. `store` in the answer says whether
@@ -373,8 +373,8 @@ class ResponsesRequest(PromptFields):
     stream_options: StreamOptions | None = None
     """`include_obfuscation` is accepted; nothing is added."""
     prompt_cache_options: PromptCacheOptions | None = None
-    """`mode` and `ttl` change nothing: prefixes are cached in any case. `prewarm` has the prompt
-    computed and nothing written; the response, without output, can be continued.
+    """`mode` and `ttl` change nothing: prefixes are cached in any case. With `prewarm` the prompt
+    is computed and nothing is written; the response has no output and can be continued.
     `comparison_response_id` is refused."""
 
     metadata: Metadata | None = None
