@@ -42,7 +42,7 @@ from serving.protocols.edge.sampling_schema import (
     refuse_denied,
 )
 from serving.protocols.responses.items import InputItem
-from serving.protocols.responses.tools import WEB_SEARCHES, FunctionTool, Tool
+from serving.protocols.responses.tools import FunctionTool, Tool, ToolChoice
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
@@ -61,63 +61,6 @@ INCLUDABLE = frozenset(
         "web_search_call.results",
     }
 )
-
-
-class ChosenFunction(Loose):
-    """The one function that must be called."""
-
-    type: Literal["function"]
-    name: Name
-
-
-class AllowedTools(Loose):
-    """A choice among some of the tools that are offered."""
-
-    type: Literal["allowed_tools"]
-    mode: Literal["auto", "required"]
-    tools: Annotated[list[dict[str, Any]], Field(min_length=1)]
-
-
-class ChosenHosted(Loose):
-    """The one built-in tool that must be called."""
-
-    type: Literal[
-        "code_interpreter",
-        "mcp",
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    ]
-    server_label: str | None = None
-
-
-_TOOL_CHOICES = ("none", "auto", "required")
-
-
-def _choice_tag(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "@word" if value in _TOOL_CHOICES else None
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    if kind in ("code_interpreter", "mcp", *WEB_SEARCHES):
-        return "@hosted"
-    return f"@{kind}" if kind in ("function", "allowed_tools") else None
-
-
-ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("@word")]
-    | Annotated[ChosenFunction, Tag("@function")]
-    | Annotated[AllowedTools, Tag("@allowed_tools")]
-    | Annotated[ChosenHosted, Tag("@hosted")],
-    Discriminator(
-        _choice_tag,
-        custom_error_type=UNSUPPORTED,
-        custom_error_message=(
-            "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
-            "'code_interpreter', 'web_search' or 'mcp'"
-        ),
-    ),
-]
 
 
 def _few_pairs(value: dict[str, str]) -> dict[str, str]:

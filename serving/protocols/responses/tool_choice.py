@@ -8,13 +8,14 @@ from serving.errors import ErrorKind, ServingError
 from serving.generation.request import NO_BUILT_IN, BuiltInUse, Function, ToolChoice
 from serving.harmony.built_in import RECIPIENTS, recipients
 from serving.harmony.conversation import BuiltInName, BuiltInTool
-from serving.protocols.responses.schema import (
+from serving.protocols.responses.schema import PromptFields
+from serving.protocols.responses.tools import (
     AllowedTools,
     ChosenFunction,
     ChosenHosted,
-    PromptFields,
+    FunctionTool,
+    hosted_name,
 )
-from serving.protocols.responses.tools import FunctionTool, hosted_name
 from serving.tools.executors import Toolbox
 
 _Offered = dict[BuiltInName, BuiltInTool]

@@ -1,7 +1,8 @@
-"""The tools of a Responses request: functions, and the hosted tools that are built-in ones here.
+"""The tools of a Responses request, and the choice among them.
 
-`code_interpreter` is the model's `python`, and `web_search` its `browser`. Each is run by the
-executor that the settings name; a request can ask for one, and never say where it is.
+There are functions, and the hosted tools that are built-in ones here: `code_interpreter` is the
+model's `python`, and `web_search` its `browser`. Each is run by the executor that the settings
+name; a request can ask for one, and never say where it is.
 """
 
 from __future__ import annotations
@@ -174,6 +175,63 @@ Tool = Annotated[
             "supported"
         ),
         custom_error_context={"field": "type"},
+    ),
+]
+
+
+class ChosenFunction(Loose):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    name: Name
+
+
+class AllowedTools(Loose):
+    """A choice among some of the tools that are offered."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class ChosenHosted(Loose):
+    """The one built-in tool that must be called."""
+
+    type: Literal[
+        "code_interpreter",
+        "mcp",
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    ]
+    server_label: str | None = None
+
+
+_TOOL_CHOICES = ("none", "auto", "required")
+
+
+def _choice_tag(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "@word" if value in _TOOL_CHOICES else None
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in ("code_interpreter", "mcp", *WEB_SEARCHES):
+        return "@hosted"
+    return f"@{kind}" if kind in ("function", "allowed_tools") else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("@word")]
+    | Annotated[ChosenFunction, Tag("@function")]
+    | Annotated[AllowedTools, Tag("@allowed_tools")]
+    | Annotated[ChosenHosted, Tag("@hosted")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type=UNSUPPORTED,
+        custom_error_message=(
+            "must be 'none', 'auto', 'required', or of type 'function', 'allowed_tools', "
+            "'code_interpreter', 'web_search' or 'mcp'"
+        ),
     ),
 ]
 
