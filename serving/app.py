@@ -96,7 +96,6 @@ def create_app(
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(
-        now,
         stores.responses.wanted,
         on_bug=lambda name, bug: recorder.logger.error("failure", response_id=name, exc_info=bug),
     )

@@ -84,6 +84,7 @@ def all_routes(
         make_id=make_id,
         count_unknown=metrics.count_unknown_fields,
         toolbox=toolbox,
+        stores=stores,
         drain=drain,
         reading=workers("reading"),
         counting=workers("counting"),
@@ -92,7 +93,7 @@ def all_routes(
     described = encoder.description if encoder is not None else None
     models = Models(settings, lambda: service.known, lambda: service.names, described, int(now()))
     store = (lambda: stores.state) if settings.store.enabled else None
-    responses, socket = response_operations(around, stores, background)
+    responses, socket = response_operations(around, background)
     operations = [
         *chat_operations(around),
         *completion_operations(around),
@@ -100,7 +101,7 @@ def all_routes(
         *token_operations(around),
         *message_operations(around),
         *responses,
-        *conversation_operations(around, stores),
+        *conversation_operations(around),
         *model_operations(models),
         *probe_operations(service, store, drain, service.metrics),
     ]

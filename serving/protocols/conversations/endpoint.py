@@ -12,10 +12,10 @@ from serving.protocols.edge.exchange import exchange_of
 from serving.protocols.edge.generation import Surroundings
 from serving.protocols.edge.limits import read_body
 from serving.protocols.edge.replies import reply_json
-from serving.protocols.responses.kept import given_items, read_references
+from serving.protocols.responses.context import read_references
+from serving.protocols.responses.listing import given_items
 from serving.settings import Settings
 from serving.store.conversations import Conversation
-from serving.store.stores import Stores
 
 ROUTE = "conversations"
 
@@ -23,14 +23,13 @@ ROUTE = "conversations"
 class Conversations:
     """Makes a conversation."""
 
-    def __init__(self, around: Surroundings, stores: Stores) -> None:
+    def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._stores = stores
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
         caller = exchange_of(scope, ROUTE).caller
-        around, stores = self._around, self._stores
+        around, stores = self._around, self._around.stores
         require_store(around.settings)
         require_json(scope)
         body = await read_body(receive) or b"{}"
@@ -55,9 +54,9 @@ class OneConversation:
     Its items go with it; what responses of it are stored stays.
     """
 
-    def __init__(self, around: Surroundings, stores: Stores) -> None:
+    def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._conversations = stores.conversations
+        self._conversations = around.stores.conversations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""

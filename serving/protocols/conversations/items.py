@@ -13,28 +13,27 @@ from serving.protocols.conversations.endpoint import (
     require_store,
 )
 from serving.protocols.conversations.schema import CreateItems
+from serving.protocols.edge.answers import Json
 from serving.protocols.edge.body import decode, require_json
 from serving.protocols.edge.exchange import exchange_of
 from serving.protocols.edge.generation import Surroundings
 from serving.protocols.edge.limits import read_body
+from serving.protocols.edge.query import query_of, read_paging
 from serving.protocols.edge.replies import reply_json
-from serving.protocols.responses.kept import Json, given_items, read_references
-from serving.protocols.responses.query import (
+from serving.protocols.responses.context import read_references
+from serving.protocols.responses.listing import (
+    given_items,
     listed,
-    query_of,
     read_includes,
-    read_paging,
     with_included,
 )
-from serving.store.stores import Stores
 
 
 class Items:
     """`GET` lists a conversation's items, `POST` puts more at its end."""
 
-    def __init__(self, around: Surroundings, stores: Stores) -> None:
+    def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._stores = stores
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
@@ -48,14 +47,14 @@ class Items:
             await reply_json(send, listed(added, includes, has_more=False))
             return
         paging = read_paging(query)
-        page = await self._stores.conversations.page(caller.tenant, name, **paging._asdict())
+        page = await self._around.stores.conversations.page(caller.tenant, name, **paging._asdict())
         if page is None:
             raise missing_conversation()
         await reply_json(send, listed(page.items, includes, has_more=page.has_more))
 
     async def _add(self, caller: Caller, name: str, body: bytes) -> list[Json]:
         """Returns the items of a body, which are in the conversation now."""
-        around, stores = self._around, self._stores
+        around, stores = self._around, self._around.stores
         request = await around.reading.run_sized(
             len(body), decode, body, CreateItems, around.settings.limits
         )
@@ -71,9 +70,9 @@ class Items:
 class OneItem:
     """`GET` gives an item, `DELETE` takes it out of the conversation and gives that."""
 
-    def __init__(self, around: Surroundings, stores: Stores) -> None:
+    def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._conversations = stores.conversations
+        self._conversations = around.stores.conversations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""

@@ -12,18 +12,18 @@ from serving.protocols.conversations.schema import (
 )
 from serving.protocols.edge.generation import Surroundings
 from serving.protocols.edge.operation import Operation
+from serving.protocols.edge.query import PAGE
 from serving.protocols.responses.answers import ItemList, ItemObject
-from serving.protocols.responses.query import INCLUDE, PAGE
-from serving.store.stores import Stores
+from serving.protocols.responses.listing import INCLUDE
 
 
-def conversation_operations(around: Surroundings, stores: Stores) -> list[Operation]:
+def conversation_operations(around: Surroundings) -> list[Operation]:
     """Returns the operations."""
     root = "/v1/conversations"
     path, items_path, item_path = (f"{root}/{{id}}{end}" for end in ("", "/items", "/items/{item}"))
-    one, items = OneConversation(around, stores), Items(around, stores)
-    item = OneItem(around, stores)
-    made = Conversations(around, stores)
+    one, items = OneConversation(around), Items(around)
+    item = OneItem(around)
+    made = Conversations(around)
     whole, gone = ConversationObject, DeletedConversation
     return [
         Operation("POST", root, made, "Make a conversation", whole, (CreateConversation,)),
@@ -33,7 +33,12 @@ def conversation_operations(around: Surroundings, stores: Stores) -> list[Operat
         ),
         Operation("DELETE", path, one, "Delete a conversation", gone),
         Operation(
-            "GET", items_path, items, "List the items of a conversation", ItemList, query=PAGE
+            "GET",
+            items_path,
+            items,
+            "List the items of a conversation",
+            ItemList,
+            query=PAGE | INCLUDE,
         ),
         Operation(
             "POST",

@@ -23,6 +23,7 @@ from serving.protocols.edge.presenters import Streamed, Whole
 from serving.protocols.edge.replies import reply_json
 from serving.protocols.edge.timeout import requested_seconds
 from serving.settings import Settings
+from serving.store.stores import Stores
 from serving.tools.executors import Toolbox
 
 _STREAM_HEADERS = [
@@ -85,6 +86,7 @@ class Surroundings:
     make_id: Callable[[], str]
     count_unknown: Callable[[int], None]
     toolbox: Toolbox
+    stores: Stores
     drain: Drain
     reading: Workers
     counting: Workers

@@ -14,6 +14,7 @@ from serving.events import ChoiceEvent, Content, Finished
 from serving.generation.prepare import prepare
 from serving.generation.request import Dialogue, GenerationRequest
 from serving.harmony.conversation import Developer, User
+from serving.protocols.edge.answers import Json
 from serving.protocols.edge.body import decode
 from serving.protocols.edge.generation import (
     Generation,
@@ -24,20 +25,17 @@ from serving.protocols.edge.generation import (
 )
 from serving.protocols.edge.presenters import Whole
 from serving.protocols.responses.background import Background
-from serving.protocols.responses.conversation import make_turns
-from serving.protocols.responses.items import InputItem, MessageItem, seal
-from serving.protocols.responses.kept import (
+from serving.protocols.responses.context import (
     Context,
-    Json,
-    given_items,
     needs_store,
-    plain_context,
     read_context,
     require_store,
 )
+from serving.protocols.responses.conversation import make_turns
+from serving.protocols.responses.items import MessageItem, seal
+from serving.protocols.responses.listing import given_items
 from serving.protocols.responses.object import usage_object
 from serving.protocols.responses.schema import CompactRequest
-from serving.store.stores import Stores
 
 ROUTE = "responses.compact"
 
@@ -52,7 +50,7 @@ tool. Write the summary alone."""
 """What the model is asked, as a message of the user at the end of the conversation."""
 
 
-def compaction(around: Surroundings, stores: Stores, background: Background) -> Generation:
+def compaction(around: Surroundings, background: Background) -> Generation:
     """Returns the endpoint that makes conversations shorter. Nothing of them is stored."""
     settings = around.settings
 
@@ -70,10 +68,10 @@ def compaction(around: Surroundings, stores: Stores, background: Background) -> 
             )
 
         if not needs_store(request):
-            return prepared(plain_context(request))
+            return prepared(Context(request.items))
 
         async def finish() -> Prepared:
-            context = await read_context(request, info.caller, stores, background, settings)
+            context = await read_context(request, info.caller, around, background)
             return await around.reading.run(prepared, context)
 
         return Pending(finish)
@@ -155,14 +153,9 @@ class Summary(Whole):
 
 def _verbatim(context: Context, make_id: Callable[[], str]) -> list[Json]:
     """Returns the messages of a conversation that were not the model's."""
-    own: list[InputItem] = (
-        [MessageItem(role="user", content=context.own)]
-        if isinstance(context.own, str)
-        else [*context.own]
-    )
     kept = [
         item
-        for item in [*context.earlier, *own]
+        for item in [*context.earlier, *context.own]
         if isinstance(item, MessageItem) and item.role != "assistant"
     ]
     return given_items(kept, {}, make_id)

@@ -30,7 +30,7 @@ Said = ReasoningItem | MessageItem | FunctionCallItem
 
 
 def make_turns(
-    earlier: Sequence[InputItem], own: str | Sequence[InputItem], instructions: str | None
+    earlier: Sequence[InputItem], own: Sequence[InputItem], instructions: str | None
 ) -> Iterator[Turn]:
     """Yields the turns: instructions, `earlier` items, then the request's own.
 
@@ -42,7 +42,7 @@ def make_turns(
         yield Developer(instructions=instructions)
     names: dict[str, str] = {}
     run: list[Said] = []
-    for index, item in enumerate([*earlier, *_items(own)], -len(earlier)):
+    for index, item in enumerate([*earlier, *own], -len(earlier)):
         if isinstance(item, CodeInterpreterCallItem | WebSearchCallItem):
             # Part of the reasoning, whose text says what came of it.
             continue
@@ -61,10 +61,6 @@ def make_turns(
             run = []
             yield from _given_turn(item, names, index)
     yield from _assistant_turns(run)
-
-
-def _items(own: str | Sequence[InputItem]) -> Sequence[InputItem]:
-    return [MessageItem(role="user", content=own)] if isinstance(own, str) else own
 
 
 def _given_turn(item: InputItem, names: dict[str, str], index: int) -> Iterator[Turn]:

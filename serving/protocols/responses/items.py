@@ -7,7 +7,7 @@ with `@`, so that the path of a validation error can leave them out.
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -204,6 +204,18 @@ InputItem = Annotated[
         ),
     ),
 ]
+
+
+PREFIXES: Final = {
+    "code_interpreter_call": "ci",
+    "compaction": "cmp",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "message": "msg",
+    "reasoning": "rs",
+    "web_search_call": "ws",
+}
+"""What the ids of items begin with, by type."""
 
 
 def text_of(content: Content) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import BaseModel
 
 from serving.errors import ErrorKind, ServingError
-from serving.events import Usage
+from serving.events import ChoiceEvent, Usage
 from serving.protocols.edge.answers import Json
+from serving.protocols.edge.presenters import Whole
 from serving.protocols.responses.answers import Asked, ItemObject, Response, ResponseUsage, Status
 from serving.protocols.responses.output import Output
 from serving.protocols.responses.schema import ResponsesRequest
@@ -17,7 +20,7 @@ Body = Response
 
 
 class ResponseObject:
-    """One response from its request to its end.
+    """One response from its request to its end. `now` is the time of day in seconds.
 
     `stored` tells whether it can be had again; it may become false when it cannot be written.
     """
@@ -26,15 +29,18 @@ class ResponseObject:
         self,
         request: ResponsesRequest,
         settings: Settings,
+        output: Output,
+        now: Callable[[], float],
         *,
         model: str,
         response_id: str,
-        created: float,
         stored: bool,
     ) -> None:
         self.id = response_id
+        self.output = output
         self.stored = stored
-        self._created = int(created)
+        self._now = now
+        self._created = int(now())
         self._ended: int | None = None
         self._asked = _echo(request, settings, model)
 
@@ -48,29 +54,30 @@ class ResponseObject:
         """Returns the object as it is before the first item."""
         return self._body("in_progress", [], None)
 
-    def running(self, output: Output) -> Body:
+    def running(self) -> Body:
         """Returns the object as it is now: queued until the output has begun."""
-        return self._body("in_progress" if output.items else "queued", output.body(), None)
+        items = self.output.body()
+        return self._body("in_progress" if items else "queued", items, None)
 
-    def ended(self, output: Output, now: float) -> Body:
-        """Returns the object of an output that has come to its end: the first time, at `now`."""
+    def ended(self) -> Body:
+        """Returns the object of an output that has finished: the same time at every call."""
         if self._ended is None:
-            self._ended = int(now)
-        if output.finished is None:
+            self._ended = int(self._now())
+        finished = self.output.finished
+        if finished is None:
             raise ValueError("the output has not finished")
-        cut = output.finished.reason == "length"
-        body = self._body(
-            "incomplete" if cut else "completed", output.body(), usage_object(output.finished.usage)
-        )
+        cut = finished.reason == "length"
+        status: Status = "incomplete" if cut else "completed"
+        body = self._body(status, self.output.body(), usage_object(finished.usage))
         if cut:
             body["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             body["completed_at"] = self._ended
         return body
 
-    def failed(self, output: Output, error: ServingError) -> Body:
+    def failed(self, error: ServingError) -> Body:
         """Returns the object of a response that broke off."""
-        body = self._broken("failed", output)
+        body = self._broken("failed")
         body["error"] = {
             "code": _failure_code(error.kind),
             "message": error.message,
@@ -79,12 +86,12 @@ class ResponseObject:
         }
         return body
 
-    def cancelled(self, output: Output) -> Body:
+    def cancelled(self) -> Body:
         """Returns the object of a response that was called off."""
-        return self._broken("cancelled", output)
+        return self._broken("cancelled")
 
-    def _broken(self, status: Status, output: Output) -> Body:
-        return self._body(status, [item.broken() for item in output.items], None)
+    def _broken(self, status: Status) -> Body:
+        return self._body(status, [item.broken() for item in self.output.items], None)
 
     def _body(self, status: Status, output: list[ItemObject], usage: ResponseUsage | None) -> Body:
         return {
@@ -100,6 +107,22 @@ class ResponseObject:
             "store": self.stored,
             **self._asked,
         }
+
+
+class ResponseAnswer(Whole):
+    """Presents a response as one object: as it is in the end, or now where it has not finished."""
+
+    def __init__(self, response: ResponseObject) -> None:
+        self._response = response
+
+    def add(self, events: list[ChoiceEvent]) -> None:
+        """Takes the next events."""
+        self._response.output.add(events)
+
+    def body(self) -> Body:
+        """Returns the object."""
+        response = self._response
+        return response.running() if response.output.finished is None else response.ended()
 
 
 def usage_object(usage: Usage) -> ResponseUsage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, NamedTuple
 
 from serving.events import (
     BuiltInCallEnded,
@@ -26,18 +26,11 @@ from serving.protocols.edge.logprobs import logprob_entries
 from serving.protocols.responses.answers import ItemObject
 from serving.protocols.responses.citations import Pages
 from serving.protocols.responses.hosted import HOSTED_KINDS, HostedKind, call_body
-from serving.protocols.responses.items import seal
+from serving.protocols.responses.items import PREFIXES, seal
 
 Kind = Literal["reasoning", "message", "function_call"] | HostedKind
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
-_PREFIXES: dict[Kind, str] = {
-    "reasoning": "rs",
-    "message": "msg",
-    "function_call": "fc",
-    "code_interpreter_call": "ci",
-    "web_search_call": "ws",
-}
 _ENDS: dict[str, Status] = {"completed": "completed", "failed": "failed", "refused": "incomplete"}
 
 
@@ -116,57 +109,38 @@ class Item:
         return self._body(status, text, [self.part(text)] if self.pieces else [])
 
     def _body(self, status: Status, text: str, content: list[dict[str, object]]) -> ItemObject:
-        return cast(ItemObject, self._fields(status, text, content))
+        # An item has the keys of its type; TypedDict knows only those that all have.
+        item: Any = {"id": self.id, "type": self.kind, "status": status}
+        item |= self._of_kind(text, content)
+        body: ItemObject = item
+        return body
 
-    def _fields(self, status: Status, text: str, content: list[dict[str, object]]) -> Json:
-        body: Json = {"id": self.id, "type": self.kind, "status": status}
+    def _of_kind(self, text: str, content: list[dict[str, object]]) -> Json:
+        """Returns what this kind of item has besides its id and status."""
         if self.kind == "function_call":
-            return {**body, "call_id": self.call_id, "name": self.name, "arguments": text}
+            return {"call_id": self.call_id, "name": self.name, "arguments": text}
         if self.kind == "message":
-            return {**body, "role": "assistant", "content": content}
+            return {"role": "assistant", "content": content}
         if self.kind == "code_interpreter_call" or self.kind == "web_search_call":
             options = self.options
-            call = call_body(self.kind, self.name, text, self.output, options.container_id)
-            return {**body, **call}
+            return call_body(self.kind, self.name, text, self.output, options.container_id)
         shown = self.summarised and content
-        body["summary"] = [{"type": "summary_text", "text": text}] if shown else []
-        body["content"] = content
+        summary = [{"type": "summary_text", "text": text}] if shown else []
+        body: Json = {"summary": summary, "content": content}
         if self.options.encrypted and content:
             body["encrypted_content"] = seal(text)
         return body
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An item has begun."""
+class Change(NamedTuple):
+    """What an event did to an item."""
 
+    kind: Literal["opened", "grown", "running", "closed"]
+    """`grown`: it has more `text`. `running`: the executor of a hosted tool has the call.
+    `closed`: it is complete, or as complete as it will be."""
     item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class Grown:
-    """An item has more text."""
-
-    item: Item
-    text: str
-    logprobs: tuple[TokenLogprob, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A call of a hosted tool is whole, and its executor has it."""
-
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """An item is complete, or as complete as it will be."""
-
-    item: Item
-
-
-Change = Opened | Grown | Running | Closed
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Output:
@@ -210,7 +184,7 @@ class Output:
             item.call_id = f"call_{self._make_id()}"
         elif isinstance(event, Reasoning | Content):
             kind: Kind = "reasoning" if isinstance(event, Reasoning) else "message"
-            logprobs = event.logprobs if isinstance(event, Content) else None
+            logprobs = (isinstance(event, Content) and event.logprobs) or ()
             text, growing = event.text, self._open
             if growing is None or growing.kind != kind:
                 if kind in self._said:
@@ -229,7 +203,7 @@ class Output:
             if self._browsing is not None:
                 self._browsing_text.append(event.text)
             elif self._open is not None:
-                self._grow(self._open, event.text, None, changes)
+                self._grow(self._open, event.text, (), changes)
 
     def _call(self, start: BuiltInCallStart, changes: list[Change]) -> None:
         if start.name == "python":
@@ -243,7 +217,7 @@ class Output:
             name, text = self._browsing.name, "".join(self._browsing_text)
             self._begin("web_search_call", changes, name, text)
         if self._open is not None:
-            changes.append(Running(self._open))
+            changes.append(Change("running", self._open))
 
     def _end_call(self, end: BuiltInCallEnded, changes: list[Change]) -> None:
         if self._open is not None:
@@ -258,24 +232,24 @@ class Output:
 
     def _begin(self, kind: Kind, changes: list[Change], name: str = "", text: str = "") -> Item:
         self._close("completed", changes)
-        item = Item(kind, f"{_PREFIXES[kind]}_{self._make_id()}", len(self.items), self._options)
+        item = Item(kind, f"{PREFIXES[kind]}_{self._make_id()}", len(self.items), self._options)
         item.name = name
         item.pieces += [text] if text else []
         self.items.append(item)
         self._open = item
-        changes.append(Opened(item))
+        changes.append(Change("opened", item))
         return item
 
     def _grow(
         self,
         item: Item,
         text: str,
-        logprobs: tuple[TokenLogprob, ...] | None,
+        logprobs: tuple[TokenLogprob, ...],
         changes: list[Change],
     ) -> None:
         item.pieces.append(text)
-        item.logprobs += logprobs or ()
-        changes.append(Grown(item, text, logprobs))
+        item.logprobs += logprobs
+        changes.append(Change("grown", item, text, logprobs))
 
     def _close(self, status: Status, changes: list[Change], *, ended: bool = False) -> None:
         """Closes what is open. A call of a hosted tool that has not `ended` was never made."""
@@ -285,5 +259,5 @@ class Output:
             if self._open.kind == "message":
                 self._open.annotations = self._pages.cited(self._open.text)
             self._open.status = "incomplete" if self._open.hosted and not ended else status
-            changes.append(Closed(self._open))
+            changes.append(Change("closed", self._open))
             self._open = None

@@ -8,8 +8,8 @@ from serving.protocols.edge.fields import EFFORTS
 from serving.protocols.edge.generation import RequestInfo
 from serving.protocols.edge.sampling import make_sampling
 from serving.protocols.edge.sampling_schema import SamplingFields
+from serving.protocols.responses.context import Context
 from serving.protocols.responses.conversation import make_turns
-from serving.protocols.responses.kept import Context
 from serving.protocols.responses.schema import LOGPROBS, PromptFields, ResponsesRequest
 from serving.protocols.responses.tool_choice import functions_of, tool_use
 from serving.tools.executors import Toolbox

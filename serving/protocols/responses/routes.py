@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from starlette.routing import WebSocketRoute
 
+from serving.protocols.edge.answers import Json
 from serving.protocols.edge.generation import Generation, Surroundings
 from serving.protocols.edge.operation import Operation
+from serving.protocols.edge.query import PAGE
 from serving.protocols.responses import answers
 from serving.protocols.responses.background import Background
 from serving.protocols.responses.compaction import compaction
 from serving.protocols.responses.endpoint import Responses
-from serving.protocols.responses.query import PAGE, RESUMED
+from serving.protocols.responses.listing import INCLUDE
 from serving.protocols.responses.request import ROUTE
 from serving.protocols.responses.schema import CompactRequest, ResponsesRequest, TokensRequest
 from serving.protocols.responses.socket import ResponsesSocket
 from serving.protocols.responses.stored import CancelledResponse, InputItems, StoredResponse
 from serving.protocols.responses.tokens import input_tokens
-from serving.store.stores import Stores
+
+_RESUMED: dict[str, Json] = {
+    "stream": {"type": "boolean", "default": False},
+    "starting_after": {"type": "integer", "minimum": 0},
+}
 
 
 def response_operations(
-    around: Surroundings, stores: Stores, background: Background
+    around: Surroundings, background: Background
 ) -> tuple[list[Operation], WebSocketRoute]:
     """Returns the operations, those with a name of ours before those with an id; and the socket."""
     root, one = "/v1/responses", "/v1/responses/{id}"
-    store = stores.responses
-    made = Responses(around, stores, background)
-    stored = StoredResponse(around, store, background)
+    made = Responses(around, background)
+    stored = StoredResponse(around, background)
     operations = [
         Operation(
             "POST",
@@ -40,7 +45,7 @@ def response_operations(
         Operation(
             "POST",
             f"{root}/input_tokens",
-            input_tokens(around, stores, background),
+            input_tokens(around, background),
             "Count the tokens of a response's prompt",
             gives=answers.InputTokenCount,
             takes=(TokensRequest,),
@@ -48,7 +53,7 @@ def response_operations(
         Operation(
             "POST",
             f"{root}/compact",
-            compaction(around, stores, background),
+            compaction(around, background),
             "Make a conversation shorter",
             gives=answers.CompactedResponse,
             takes=(CompactRequest,),
@@ -60,21 +65,21 @@ def response_operations(
             "Read a stored response, or its stream",
             gives=answers.Response,
             streams=answers.ResponseEvent,
-            query=RESUMED,
+            query=_RESUMED | INCLUDE,
         ),
         Operation("DELETE", one, stored, "Delete a stored response", gives=answers.DeletedResponse),
         Operation(
             "GET",
             f"{one}/input_items",
-            InputItems(store),
+            InputItems(around.stores.responses),
             "List the items of a response's input",
             gives=answers.ItemList,
-            query=PAGE,
+            query=PAGE | INCLUDE,
         ),
         Operation(
             "POST",
             f"{one}/cancel",
-            CancelledResponse(store, background),
+            CancelledResponse(around.stores.responses, background),
             "End a response in the background",
             gives=answers.Response,
         ),

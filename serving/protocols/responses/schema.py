@@ -5,6 +5,7 @@ A field is honoured, or accepted where it does not change the answer, or refused
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -41,7 +42,7 @@ from serving.protocols.edge.sampling_schema import (
     limits_of,
     refuse_denied,
 )
-from serving.protocols.responses.items import InputItem
+from serving.protocols.responses.items import InputItem, MessageItem
 from serving.protocols.responses.tools import FunctionTool, Tool, ToolChoice
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
@@ -209,6 +210,12 @@ class History(Body):
     """The id of a conversation, or an object with it: its items come before `input`. When an
     answer has ended, its input and output are added to the conversation. Not with
     `previous_response_id`."""
+
+    @property
+    def items(self) -> Sequence[InputItem]:
+        """The input as items: a text is a message of the user."""
+        said = self.input
+        return [MessageItem(role="user", content=said)] if isinstance(said, str) else said
 
     @model_validator(mode="before")
     @classmethod

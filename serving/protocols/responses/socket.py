@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.control.drain import draining
 from serving.errors import ErrorKind, ServingError
+from serving.protocols.edge.event_log import split_events
 from serving.protocols.edge.exchange import Exchange, Turns, exchange_of, turns_of
 from serving.protocols.edge.generation import (
     Pending,
@@ -30,7 +31,6 @@ from serving.protocols.edge.generation import (
 )
 from serving.protocols.edge.presenters import Streamed
 from serving.protocols.edge.timeout import requested_seconds
-from serving.protocols.responses.recent import Recent
 from serving.protocols.responses.socket_messages import (
     Asked,
     Json,
@@ -38,7 +38,7 @@ from serving.protocols.responses.socket_messages import (
     not_steered,
     read_message,
 )
-from serving.protocols.responses.tape import split_events
+from serving.store.recent import Recent
 
 ROUTE = "responses.socket"
 TURN_ROUTE = "responses"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,22 +12,15 @@ from starlette.types import Receive, Scope, Send
 from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.generation.pipeline import Events
+from serving.protocols.edge.answers import Json
 from serving.protocols.edge.connection import Connection
+from serving.protocols.edge.event_log import EventLog, LogReader
 from serving.protocols.edge.exchange import exchange_of
 from serving.protocols.edge.generation import Surroundings, present
+from serving.protocols.edge.query import query_of, read_flag, read_number, read_paging
 from serving.protocols.edge.replies import reply, reply_json
 from serving.protocols.responses.background import Background
-from serving.protocols.responses.query import (
-    Json,
-    listed,
-    query_of,
-    read_flag,
-    read_includes,
-    read_number,
-    read_paging,
-    with_included,
-)
-from serving.protocols.responses.tape import Playback, Tape
+from serving.protocols.responses.listing import listed, read_includes, with_included
 from serving.store.responses import ResponseStore, Stored
 
 ROUTE = "responses.stored"
@@ -39,9 +32,9 @@ _LOOKS = 40
 class StoredResponse:
     """`GET` gives a response as it is, or its stream; `DELETE` ends it and takes it away."""
 
-    def __init__(self, around: Surroundings, store: ResponseStore, background: Background) -> None:
+    def __init__(self, around: Surroundings, background: Background) -> None:
         self._around = around
-        self._store = store
+        self._store = around.stores.responses
         self._background = background
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,14 +52,13 @@ class StoredResponse:
         includes = read_includes(query)
         after = read_number(query, "starting_after")
         if read_flag(query, "stream"):
-            playback, ticks = await self._stream(
-                caller, response_id, 0 if after is None else after + 1
-            )
+            start = 0 if after is None else after + 1
+            reader, ticks = await self._stream(caller, response_id, start)
             slow_client_seconds = self._around.settings.deadlines.slow_client_seconds
             async with Connection(
                 receive, send, self._around.clock, slow_client_seconds
             ) as connection:
-                await present(connection, ticks, playback)
+                await present(connection, ticks, reader)
             return
         if after is not None:
             raise ServingError(
@@ -74,8 +66,11 @@ class StoredResponse:
                 "'starting_after' goes with 'stream=true'.",
                 param="starting_after",
             )
-        body: Mapping[str, Any] | None = self._background.body(caller, response_id)
-        if body is None:
+        running = self._background.find(caller, response_id)
+        body: Mapping[str, Any]
+        if running is not None:
+            body = running.body
+        else:
             stored = await _load(self._store, caller, response_id)
             body = msgspec.json.decode(stored.body, type=Json)
         output = [with_included(item, includes) for item in body["output"]]
@@ -83,29 +78,43 @@ class StoredResponse:
 
     async def _stream(
         self, caller: Caller, response_id: str, start: int
-    ) -> tuple[Playback, Events]:
+    ) -> tuple[LogReader, Events]:
         """Returns the events of a response from the one with the number `start` on.
 
         Raises ServingError for a response that was not begun as a stream in the background.
         """
-        tape = self._background.tape(caller, response_id)
-        if tape is None:
-            stored = await _load(self._store, caller, response_id)
-            if stored.events is None:
-                raise ServingError(
-                    ErrorKind.UNSUPPORTED,
-                    "'stream' needs a response that was made with 'background' and 'stream': read "
-                    "this one as it is.",
-                    param="stream",
-                )
-            tape = Tape()
-            playback = Playback(tape, start)
+        running = self._background.find(caller, response_id)
+        if running is not None and running.streamed:
+            return LogReader(running.log, start), running.log.ticks()
+        stored = await _load(self._store, caller, response_id)
+        if stored.events is None:
+            raise ServingError(
+                ErrorKind.UNSUPPORTED,
+                "'stream' needs a response that was made with 'background' and 'stream': read "
+                "this one as it is.",
+                param="stream",
+            )
+        log = EventLog()
+        reader = LogReader(log, start)
 
-            def load() -> Awaitable[Stored]:
-                return _load(self._store, caller, response_id)
+        async def recorded(stored: Stored) -> Events:
+            """Yields nothing at once, and again when the log is whole.
 
-            return playback, _recorded(stored, load, tape, playback, start)
-        return Playback(tape, start), tape.ticks()
+            The events of a response that another process makes are there when it has ended.
+            """
+            yield []
+            while stored.running:
+                await asyncio.sleep(_LOOK_SECONDS)
+                stored = await _load(self._store, caller, response_id)
+            if stored.events:
+                log.add(stored.events)
+            else:  # its process ended before it: what it told is not known, its failure is
+                log.add(_failure(stored.body, start))
+                reader.rewind()
+            log.end()
+            yield []
+
+        return reader, recorded(stored)
 
 
 class InputItems:
@@ -173,30 +182,6 @@ class CancelledResponse:
             if not stored.running:
                 break
         return stored
-
-
-async def _recorded(
-    stored: Stored,
-    load: Callable[[], Awaitable[Stored]],
-    tape: Tape,
-    playback: Playback,
-    start: int,
-) -> Events:
-    """Yields nothing at once, and again when the events of a stored response are on the tape.
-
-    Those of one that another process makes are there when it has ended; `load` reads it again.
-    """
-    yield []
-    while stored.running:
-        await asyncio.sleep(_LOOK_SECONDS)
-        stored = await load()
-    if stored.events:
-        tape.add(stored.events)
-    else:  # its process ended before it: what it told is not known, its failure is
-        tape.add(_failure(stored.body, start))
-        playback.rewind()
-    tape.end()
-    yield []
 
 
 async def _load(store: ResponseStore, caller: Caller, response_id: str) -> Stored:

@@ -6,16 +6,14 @@ a delta costs the JSON encoding of its text and one concatenation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from serving.errors import ServingError
 from serving.events import ChoiceEvent
 from serving.protocols.edge.logprobs import logprob_entries
 from serving.protocols.edge.presenters import Streamed
-from serving.protocols.responses.object import Body, ResponseObject
-from serving.protocols.responses.output import Change, Closed, Grown, Item, Opened, Output, Running
+from serving.protocols.responses.object import ResponseObject
+from serving.protocols.responses.output import Change, Item
 
 _encode = msgspec.json.Encoder().encode
 
@@ -32,10 +30,8 @@ _SUMMARY_DELTA = "response.reasoning_summary_text.delta"
 class ResponseStream(Streamed):
     """Encodes one response, in order. Items, parts and texts that were opened are closed."""
 
-    def __init__(self, response: ResponseObject, output: Output, now: Callable[[], float]) -> None:
+    def __init__(self, response: ResponseObject) -> None:
         self._response = response
-        self._output = output
-        self._now = now
         self._next = 0
         self._announced = False
         self._heads: dict[str, bytes] = {}
@@ -43,7 +39,7 @@ class ResponseStream(Streamed):
     def queue(self) -> bytes:
         """Returns the events that announce the response before its turn has come."""
         self._announced = True
-        body = self._response.running(self._output)
+        body = self._response.running()
         return self._event("response.created", response=body) + self._event(
             "response.queued", response=body
         )
@@ -57,37 +53,36 @@ class ResponseStream(Streamed):
 
     def encode(self, events: list[ChoiceEvent]) -> bytes:
         """Returns what these events become."""
-        return self._changes(self._output.add(events))
+        return self._changes(self._response.output.add(events))
 
     def end(self) -> bytes:
         """Returns the last event: completed or incomplete."""
-        body: Body = self._response.ended(self._output, self._now())
+        body = self._response.ended()
         return self._event(f"response.{body['status']}", response=body)
 
     def fail(self, error: ServingError) -> bytes:
         """Returns the end of a response that has failed: what is open closes as incomplete."""
-        closing = self._changes(self._output.end())
-        body = self._response.failed(self._output, error)
+        closing = self._changes(self._response.output.end())
+        body = self._response.failed(error)
         return closing + self._event("response.failed", response=body)
 
     def cancel(self) -> bytes:
         """Returns the end of a response that was called off. No event is named for that."""
-        closing = self._changes(self._output.end())
-        body = self._response.cancelled(self._output)
+        closing = self._changes(self._response.output.end())
+        body = self._response.cancelled()
         return closing + self._event("response.incomplete", response=body)
 
     def _changes(self, changes: list[Change]) -> bytes:
         return b"".join([self._change(change) for change in changes])
 
     def _change(self, change: Change) -> bytes:
-        if isinstance(change, Grown):
+        if change.kind == "grown":
             return self._grown(change) if change.text else b""
-        if isinstance(change, Running):
+        if change.kind == "running":
             return self._running(change.item)
-        return self._opened(change) if isinstance(change, Opened) else self._closed(change)
+        return self._opened(change.item) if change.kind == "opened" else self._closed(change.item)
 
-    def _opened(self, change: Opened) -> bytes:
-        item = change.item
+    def _opened(self, item: Item) -> bytes:
         sent = self._event("response.output_item.added", output_index=item.index, item=item.begun())
         delta = _DELTAS.get(item.kind)
         self._heads = {delta: self._head(delta, item)} if delta else {}
@@ -104,16 +99,15 @@ class ResponseStream(Streamed):
             )
         return sent
 
-    def _grown(self, change: Grown) -> bytes:
+    def _grown(self, change: Change) -> bytes:
         text = _encode(change.text)
         item = change.item
         if item.kind == "message":
-            entries = logprob_entries(change.logprobs or (), item.options.vocabulary)
+            entries = logprob_entries(change.logprobs, item.options.vocabulary)
             text += b',"logprobs":' + _encode(entries)
         return b"".join([self._delta(head, text) for head in self._heads.values()])
 
-    def _closed(self, change: Closed) -> bytes:
-        item = change.item
+    def _closed(self, item: Item) -> bytes:
         text = item.text
         if item.kind == "function_call":
             sent = self._event(

@@ -10,15 +10,14 @@ from serving.protocols.edge.computation import Computation
 from serving.protocols.edge.exchange import Exchange
 from serving.protocols.edge.generation import Surroundings
 from serving.protocols.responses.background import Background
-from serving.protocols.responses.kept import needs_store, plain_context, read_context
+from serving.protocols.responses.context import Context, needs_store, read_context
 from serving.protocols.responses.request import dialogue
 from serving.protocols.responses.schema import TokensRequest
-from serving.store.stores import Stores
 
 ROUTE = "responses.input_tokens"
 
 
-def input_tokens(around: Surroundings, stores: Stores, background: Background) -> Computation:
+def input_tokens(around: Surroundings, background: Background) -> Computation:
     """Returns the endpoint that renders what a request would give the model, and counts it."""
     settings = around.settings
 
@@ -28,9 +27,9 @@ def input_tokens(around: Surroundings, stores: Stores, background: Background) -
         )
         around.count_unknown(len(request.model_extra or ()))
         if needs_store(request):
-            context = await read_context(request, exchange.caller, stores, background, settings)
+            context = await read_context(request, exchange.caller, around, background)
         else:
-            context = plain_context(request)
+            context = Context(request.items)
         engine = around.fleet.find(request.model)
         prompt = dialogue(request, context, around.toolbox)
         # A conversation may be long, whatever the request is.

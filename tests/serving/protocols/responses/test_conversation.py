@@ -11,6 +11,8 @@ from serving.errors import ServingError
 from serving.harmony.conversation import Assistant, Developer, ToolCall, ToolResult, Turn, User
 from serving.protocols.responses.conversation import make_turns
 from serving.protocols.responses.items import InputItem, seal, unseal
+from serving.protocols.responses.schema import ResponsesRequest
+from serving.settings import Limits
 
 ITEMS: TypeAdapter[list[InputItem]] = TypeAdapter(list[InputItem])
 
@@ -50,7 +52,8 @@ USER = {"role": "user", "content": "Hi"}
 
 
 def test_a_text_is_a_user_s_turn_after_the_instructions() -> None:
-    assert list(make_turns([], "Hi", "Be kind.")) == [
+    said = ResponsesRequest.model_validate({"model": "m", "input": "Hi"}, context=Limits())
+    assert list(make_turns([], said.items, "Be kind.")) == [
         Developer(instructions="Be kind."),
         User(text="Hi"),
     ]

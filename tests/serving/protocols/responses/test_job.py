@@ -16,8 +16,9 @@ from serving.generation.job import Job
 from serving.generation.pipeline import Pipeline
 from serving.generation.prepare import prepare, render_prompt
 from serving.protocols.edge.body import decode
-from serving.protocols.responses.kept import plain_context
+from serving.protocols.responses.context import Context
 from serving.protocols.responses.object import ResponseObject
+from serving.protocols.responses.output import ItemOptions, Output
 from serving.protocols.responses.request import dialogue, generation_request
 from serving.protocols.responses.schema import ResponsesRequest, TokensRequest
 from serving.settings import Settings
@@ -37,7 +38,7 @@ def request_of(**fields: Any) -> ResponsesRequest:
 
 def job_of(backend: Backend, **fields: Any) -> Job:
     request = request_of(**fields)
-    wanted = generation_request(request, plain_context(request), TOOLBOX, INFO)
+    wanted = generation_request(request, Context(request.items), TOOLBOX, INFO)
     return prepare(wanted, backend, Settings())
 
 
@@ -121,14 +122,14 @@ def test_cutting_leaves_as_much_as_fits(backend: Backend) -> None:
 def test_nothing_is_neither_answered_nor_counted(backend: Backend) -> None:
     request = TokensRequest(input=[])
     with pytest.raises(ServingError, match="'input' must not be empty"):
-        dialogue(request, plain_context(request), TOOLBOX)
+        dialogue(request, Context(request.items), TOOLBOX)
     with pytest.raises(ServingError, match="'input' must not be empty"):
         job_of(backend, input=[])
 
 
 def test_what_is_counted_is_the_prompt(backend: Backend) -> None:
     request = TokensRequest(instructions="Be kind.", input="Hello")
-    prompt = dialogue(request, plain_context(request), TOOLBOX)
+    prompt = dialogue(request, Context(request.items), TOOLBOX)
     counted = render_prompt(prompt, backend, Settings())
     assert counted == job_of(backend, instructions="Be kind.").prompt
 
@@ -320,8 +321,15 @@ def test_nonsense_is_a_job_or_a_refusal(
     else:
         request, job = outcome
         assert 0 < job.sampling.max_tokens <= 4096
+        options = ItemOptions(backend.vocabulary, summary=False, encrypted=False)
         response = ResponseObject(
-            request, Settings(), model=MODEL, response_id="resp_1", created=0.0, stored=False
+            request,
+            Settings(),
+            Output(options, lambda: "1"),
+            lambda: 0.0,
+            model=MODEL,
+            response_id="resp_1",
+            stored=False,
         )
         json.dumps(response.begun())
 
@@ -330,7 +338,7 @@ def job_or_refusal(backend: Backend, body: bytes) -> tuple[ResponsesRequest, Job
     limits = Settings()
     try:
         request = decode(body, ResponsesRequest, limits.limits)
-        wanted = generation_request(request, plain_context(request), TOOLBOX, INFO)
+        wanted = generation_request(request, Context(request.items), TOOLBOX, INFO)
         return request, prepare(wanted, backend, limits)
     except ServingError as error:
         return error

@@ -20,7 +20,7 @@ from serving.grammar.constraint import Constraint, ToolForm
 from serving.grammar.structural_tag import structural_tag
 from serving.harmony.vocabulary import Vocabulary
 from serving.protocols.edge.body import decode
-from serving.protocols.responses.kept import plain_context
+from serving.protocols.responses.context import Context
 from serving.protocols.responses.request import dialogue, generation_request
 from serving.protocols.responses.schema import ResponsesRequest, TokensRequest
 from serving.settings import Settings
@@ -82,7 +82,7 @@ def request_of(**fields: Any) -> ResponsesRequest:
 
 def job_of(backend: Backend, **fields: Any) -> Job:
     request = request_of(**fields)
-    wanted = generation_request(request, plain_context(request), NOWHERE, INFO)
+    wanted = generation_request(request, Context(request.items), NOWHERE, INFO)
     return prepare(wanted, backend, SETTINGS)
 
 
@@ -114,7 +114,7 @@ def test_with_the_choice_none_it_is_offered_nothing(backend: Backend) -> None:
 def test_a_prompt_is_counted_with_its_tools(backend: Backend) -> None:
     body = {"model": MODEL, "input": "Hello", "tools": [PYTHON, WEATHER]}
     request = decode(json.dumps(body).encode(), TokensRequest, SETTINGS.limits)
-    prompt = dialogue(request, plain_context(request), NOWHERE)
+    prompt = dialogue(request, Context(request.items), NOWHERE)
     counted = render_prompt(prompt, backend, SETTINGS)
     assert counted == job_of(backend, tools=[PYTHON, WEATHER]).prompt
 

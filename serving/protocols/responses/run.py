@@ -1,7 +1,8 @@
-"""One response that is to be made: its job, its object, its output, and how it is saved."""
+"""One response from its request to its end: how it is generated, presented and saved."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -13,13 +14,20 @@ from serving.generation.job import Job
 from serving.generation.pipeline import Events
 from serving.generation.prepare import prepare
 from serving.harmony.built_in import called_tools
+from serving.protocols.edge.event_log import LogReader
 from serving.protocols.edge.generation import Prepared, RequestInfo, Surroundings
-from serving.protocols.responses.answer import ResponseAnswer
-from serving.protocols.responses.background import Background, Begun, Making, no_events, stopped
-from serving.protocols.responses.kept import Context, Json, given_items, keeping
-from serving.protocols.responses.object import Body, ResponseObject
+from serving.protocols.edge.presenters import Streamed, Whole
+from serving.protocols.responses.background import (
+    Background,
+    BackgroundResponse,
+    no_events,
+    public_error,
+    stopped,
+)
+from serving.protocols.responses.context import Context
+from serving.protocols.responses.listing import given_items
+from serving.protocols.responses.object import Body, ResponseAnswer, ResponseObject
 from serving.protocols.responses.output import ItemOptions, Output
-from serving.protocols.responses.recent import Recent
 from serving.protocols.responses.request import generation_request
 from serving.protocols.responses.schema import (
     CODE_OUTPUTS,
@@ -27,76 +35,60 @@ from serving.protocols.responses.schema import (
     ResponsesRequest,
 )
 from serving.protocols.responses.stream import ResponseStream
-from serving.protocols.responses.tape import Playback
 from serving.settings import Settings
-from serving.store.conversations import Hold
-from serving.store.stores import Stores
+from serving.store.recent import Recent
 from serving.tools.rounds import Allowance, Rounds
 
 
-class Asking(NamedTuple):
-    """How a request came, and over which connection."""
+class Incoming(NamedTuple):
+    """How a request came in."""
 
     info: RequestInfo
     recent: Recent | None = None
     """The responses of the connection, where it has many requests."""
     generate: bool = True
-    """False: nothing is written, the prompt is only computed."""
+    """False: the prompt is only computed."""
 
 
-class Draft:
-    """A response from its request to the answer that is prepared."""
+class ResponseRun:
+    """Runs one response. `release` is called when the answer has ended."""
 
     def __init__(
         self,
         request: ResponsesRequest,
         context: Context,
         around: Surroundings,
-        stores: Stores,
-        asking: Asking,
-        hold: Hold | None = None,
+        incoming: Incoming,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
-        """`hold` is that on the request's conversation, released when the answer has ended.
-
-        Raises ServingError for what the engine cannot do.
-        """
-        wanted = generation_request(request, context, around.toolbox, asking.info)
-        settings = around.settings
-        self._backend = around.fleet.find(wanted.model)
-        self._job = prepare(wanted, self._backend, settings)
-        self._executors = (
-            around.toolbox.executors(called_tools(self._job.built_in))
-            if self._job.built_in and asking.generate
-            else None
-        )
+        """Raises ServingError for what the engine cannot do."""
+        asked = generation_request(request, context, around.toolbox, incoming.info)
+        settings, make_id = around.settings, around.make_id
+        self._request = request
+        self._context = context
+        self._around = around
+        self._recent = incoming.recent
+        self._generate = incoming.generate
+        self._release = release
+        self._backend = around.fleet.find(asked.model)
+        self._job = prepare(asked, self._backend, settings)
+        tools = called_tools(self._job.built_in) if incoming.generate else ()
+        self._executors = around.toolbox.executors(tools) if tools else None
         self._allowance = _allowance(request, self._job, self._backend, settings)
-        self._clock = around.clock
-        self._output = Output(_options(request, self._backend, around.make_id()), around.make_id)
+        self._kept = settings.store.enabled and request.store is not False
+        self._begun = False
         self._response = ResponseObject(
             request,
             settings,
+            Output(_options(request, self._backend, make_id()), make_id),
+            around.now,
             model=self._backend.model,
-            response_id=f"resp_{around.make_id()}",
-            created=around.now(),
-            stored=settings.store.enabled and request.store is not False,
+            response_id=f"resp_{make_id()}",
+            stored=self._kept,
         )
-        self._kept = self._response.stored
-        self._conversation = request.conversation
-        self._hold = hold
-        self._recent, self._history = asking.recent, context.history
-        self._earlier_stored = context.stored
-        self._generate = asking.generate
-        self._begun = False
-        self._items: list[Json] = []
-        self._saved = self._kept or self._conversation is not None or self._recent is not None
-        if self._saved:
-            self._items = given_items(request.input, context.referenced, around.make_id)
-        self._stream = (
-            ResponseStream(self._response, self._output, around.now) if request.stream else None
-        )
-        self._unknown_fields = len(request.model_extra or ())
-        self._stores = stores
-        self._now = around.now
+        self._saved = self._kept or request.conversation is not None or self._recent is not None
+        self._items = given_items(request.items, context.referenced, make_id) if self._saved else []
+        self._stream = ResponseStream(self._response) if request.stream else None
 
     async def connect(self) -> None:
         """Connects to the executors that the answer may need. Raises ServingError."""
@@ -110,16 +102,12 @@ class Draft:
 
     def prepared(self) -> Prepared:
         """Returns the answer to a client that waits for it."""
-        response, output = self._response, self._output
 
         def run(accepted: float) -> Events:
             events = self._events(accepted)
-            if not self._saved:
-                return events
-            return keeping(events, output, response, self._save, self._now, self._release)
+            return self._saving(events) if self._saved else events
 
-        presenter = self._stream or ResponseAnswer(response, output, self._now)
-        return Prepared(run, presenter, self._unknown_fields)
+        return self._prepared(run, self._stream or ResponseAnswer(self._response))
 
     async def prepared_in(self, background: Background) -> Prepared:
         """Returns the beginning of an answer that is made in the background, or its stream.
@@ -127,27 +115,29 @@ class Draft:
         What is stored first is also what is true should the process end. Raises ServingError when
         it cannot be stored.
         """
-        response, output = self._response, self._output
-        if not await self._stores.responses.begin(
-            self._job.caller.tenant,
+        response, caller = self._response, self._job.caller
+        if not await self._around.stores.responses.begin(
+            caller.tenant,
             response.begun(),
             self._items,
-            lost=response.failed(output, stopped()),
+            lost=response.failed(stopped()),
             events=b"" if self._stream else None,
         ):
             raise ServingError(
                 ErrorKind.BODY_TOO_LARGE, "The conversation is larger than the store may be."
             )
         self._begun = True
-        making = Making(response, output, self._stream)
+        running = BackgroundResponse(response, self._stream, self._save)
 
         def run(accepted: float) -> Events:
-            events = self._events(accepted)
-            background.start(self._job.caller, events, making, self._save, self._release)
-            return making.tape.ticks() if self._stream else no_events()
+            background.start(caller, self._events(accepted), running, self._release)
+            return running.log.ticks() if self._stream else no_events()
 
-        presenter = Playback(making.tape, 0) if self._stream else Begun(response, output)
-        return Prepared(run, presenter, self._unknown_fields)
+        presenter = LogReader(running.log, 0) if self._stream else ResponseAnswer(response)
+        return self._prepared(run, presenter)
+
+    def _prepared(self, run: Callable[[float], Events], presenter: Whole | Streamed) -> Prepared:
+        return Prepared(run, presenter, len(self._request.model_extra or ()))
 
     def _events(self, accepted: float) -> Events:
         """Returns the events of the answer, which was accepted at that time of the clock."""
@@ -164,43 +154,62 @@ class Draft:
             self._allowance,
             self._backend.vocabulary,
             lambda job, started: pipeline.run(job, accepted=started),
-            self._clock,
+            self._around.clock,
             pipeline.drain,
         )
         return rounds.events(accepted)
 
+    async def _saving(self, events: Events) -> Events:
+        """Yields `events`, and saves the response before its end is told.
+
+        A response that failed is saved where its id has been told: after the first events. One
+        whose client has left is not. What cannot be saved is told all the same, and says so.
+        """
+        told = False
+        try:
+            async for batch in events:
+                yield batch
+                told = True
+        except Exception as error:
+            if told:
+                await self._try_to_save(self._response.failed(public_error(error)))
+            raise
+        else:
+            await self._try_to_save(self._response.ended())
+        finally:
+            self._release()
+            await events.aclose()
+
+    async def _try_to_save(self, body: Body) -> None:
+        try:
+            self._response.stored = await self._save(body)
+        except ServingError:
+            self._response.leave_out()
+
     async def _save(self, body: Body, events: bytes | None = None) -> bool:
-        """Returns whether the response can be had again. One that is an answer is a turn.
+        """Returns whether the response can be had again. Only one that is an answer is a turn.
 
         Raises ServingError.
         """
         ended = body["status"] in ("completed", "incomplete")
-        stored = False
+        conversation, stored = self._request.conversation, False
         try:
-            stored = await self._store(body, events, ended)
+            if self._kept or conversation is not None:
+                stored = await self._around.stores.responses.save(
+                    self._job.caller.tenant,
+                    body,
+                    self._items,
+                    kept=self._kept,
+                    conversation=conversation if ended else None,
+                    events=events,
+                    begun=self._begun,
+                )
         finally:
             if ended and self._recent is not None:
                 items = [*self._items, *body["output"]]
-                names = self._earlier_stored | ({body["id"]} if stored else frozenset())
-                self._recent.remember(body["id"], self._history, items, names)
+                names = self._context.stored | ({body["id"]} if stored else frozenset())
+                self._recent.remember(body["id"], self._context.history, items, names)
         return stored
-
-    async def _store(self, body: Body, events: bytes | None, ended: bool) -> bool:
-        if not self._kept and self._conversation is None:
-            return False
-        return await self._stores.responses.save(
-            self._job.caller.tenant,
-            body,
-            self._items,
-            kept=self._kept,
-            conversation=self._conversation if ended else None,
-            events=events,
-            begun=self._begun,
-        )
-
-    def _release(self) -> None:
-        if self._hold is not None:
-            self._hold.release()
 
 
 async def prepared_only(events: Events) -> Events:

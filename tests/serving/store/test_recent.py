@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.protocols.responses.recent import Recent
+from serving.store.recent import Recent
 
 
 def item(name: str, size: int = 0) -> dict[str, Any]:

@@ -13,8 +13,8 @@ _END = b"\n\n"
 """Ends a server-sent event; JSON on one line never holds it."""
 
 
-class Tape:
-    """The events of one response, each at the place of its sequence number."""
+class EventLog:
+    """The encoded events of one response, each at the place of its sequence number."""
 
     def __init__(self) -> None:
         self._events: list[bytes] = []
@@ -49,24 +49,24 @@ class Tape:
         grown.set()
 
 
-class Playback(Streamed):
-    """Presents a tape from the event `start` on, as it grows."""
+class LogReader(Streamed):
+    """Presents a log from the event `start` on, as it grows."""
 
-    def __init__(self, tape: Tape, start: int) -> None:
-        self._tape = tape
+    def __init__(self, log: EventLog, start: int) -> None:
+        self._log = log
         self._next = start
 
     def rewind(self) -> None:
-        """Goes back to the first event of the tape."""
+        """Goes back to the first event of the log."""
         self._next = 0
 
     def begin(self) -> bytes:
-        """Returns nothing: the tape has the beginning."""
+        """Returns nothing: the log has the beginning."""
         return b""
 
     def encode(self, events: list[ChoiceEvent]) -> bytes:
-        """Returns what is new on the tape."""
-        new, self._next = self._tape.since(self._next)
+        """Returns what is new in the log."""
+        new, self._next = self._log.since(self._next)
         return new
 
     def end(self) -> bytes:
@@ -74,7 +74,7 @@ class Playback(Streamed):
         return self.encode([])
 
     def fail(self, error: ServingError) -> bytes:
-        """Returns nothing: the failure of a response is on its tape."""
+        """Returns nothing: the failure of a response is in its log."""
         return b""
 
 
