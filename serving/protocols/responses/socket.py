@@ -8,16 +8,11 @@ of it is the same as over HTTP.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.control.drain import draining
 from serving.errors import ErrorKind, ServingError
 from serving.protocols.edge.event_log import split_events
 from serving.protocols.edge.exchange import Exchange, Turns, exchange_of, turns_of
@@ -30,6 +25,7 @@ from serving.protocols.edge.generation import (
     write_stream,
 )
 from serving.protocols.edge.presenters import Streamed
+from serving.protocols.edge.session import Session
 from serving.protocols.edge.timeout import requested_seconds
 from serving.protocols.responses.socket_messages import (
     Asked,
@@ -42,8 +38,6 @@ from serving.store.recent import Recent
 
 ROUTE = "responses.socket"
 TURN_ROUTE = "responses"
-
-_CLOSED_NORMALLY, _CLOSED_FOR_POLICY, _CLOSED_FOR_RESTART = 1000, 1008, 1012
 
 PrepareTurn = Callable[[Json, RequestInfo, Recent], Prepared | Pending]
 """Takes the fields of a request and the responses of the connection. Raises ServingError."""
@@ -74,8 +68,8 @@ class ResponsesSocket:
             self._open -= 1
 
 
-class _Session:
-    """One open connection. Whatever its client asked for ends with it."""
+class _Session(Session[Asked]):
+    """One open connection, with the responses that can be continued on it."""
 
     def __init__(
         self,
@@ -85,99 +79,34 @@ class _Session:
         send: Send,
         seconds: float | None,
     ) -> None:
+        super().__init__(around, send)
         self._around = around
         self._prepare = prepare
         self._turns = turns
-        self._send = send
         self._seconds = seconds
         self._recent = Recent(around.settings.limits.body_bytes)
-        self._lanes: dict[str | None, deque[Asked]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._requests = 0
-        self._waiting_bytes = 0
-        self._farewell: tuple[ServingError, int] | None = None
-        self._over = asyncio.Event()
 
-    async def run(self, receive: Receive) -> None:
-        """Serves until the client leaves or is too slow, the connection is too old, or the service
-        leaves."""
-        loop = asyncio.get_running_loop()
-        expiry = loop.call_later(
-            self._around.settings.deadlines.socket_seconds,
-            lambda: self._retire(self._too_old(), _CLOSED_NORMALLY),
-        )
-        self._spawn(self._leave_with_service())
-        listening = loop.create_task(self._listen(receive))
-        over = loop.create_task(self._over.wait())
-        try:
-            done, _ = await asyncio.wait({listening, over}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            expiry.cancel()
-            self._over.set()
-            tasks = {listening, over, *self._tasks}
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+    def read(self, message: Message) -> Asked:
+        """Returns what a message asks for, or what is wrong with it."""
+        return read_message(message, self._around.settings.limits)
 
-    async def _listen(self, receive: Receive) -> None:
-        """Takes messages until the client leaves."""
-        while (message := await receive())["type"] != "websocket.disconnect":
-            limits = self._around.settings.limits
-            if self._requests >= limits.socket_requests or self._waiting_bytes > limits.body_bytes:
-                # Not to read on would keep us from seeing the client leave.
-                await self._close(_CLOSED_FOR_POLICY, "too much waits on this connection")
-                return
-            self._take(message)
+    def describe(self, error: ServingError) -> bytes:
+        """Returns the message that tells of an error."""
+        return error_event(error)
 
-    def _take(self, message: Message) -> None:
-        """Puts a message into its lane."""
-        asked = read_message(message, self._around.settings.limits)
-        stream_id = asked.stream_id
-        self._waiting_bytes += asked.size_bytes
-        self._requests += 1
-        if stream_id in self._lanes:
-            self._lanes[stream_id].append(asked)
-            return
-        self._lanes[stream_id] = deque([asked])
-        self._spawn(self._work(stream_id))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _work(self, stream_id: str | None) -> None:
-        """Answers the messages of one lane, one after the other."""
-        lane = self._lanes[stream_id]
-        try:
-            while lane:
-                asked = lane.popleft()
-                await self._answer(asked)
-                self._requests -= 1
-                self._waiting_bytes -= asked.size_bytes
-        except OSError:
-            return  # nobody is there any more
-        finally:
-            del self._lanes[stream_id]
-        if self._farewell is not None and not self._lanes:
-            await self._part(*self._farewell)
-
-    async def _answer(self, asked: Asked) -> None:
+    async def answer(self, asked: Asked) -> None:
         """Answers one message. Raises OSError when the client cannot be told."""
         if asked.steers:
-            await self._tell(not_steered(asked.fields), None)
+            await self.tell(not_steered(asked.fields))
             return
         try:
             with self._turns(TURN_ROUTE) as exchange:
                 exchange.bytes_received = asked.size_bytes
-                if self._farewell is not None:
-                    raise self._farewell[0]
+                self.require_open()
                 prepared = await self._prepared(asked, exchange)
                 await self._stream(prepared, exchange, asked.stream_id)
         except ServingError as error:
-            await self._tell(error_event(error), asked.stream_id)
+            await self._tell_stream(error_event(error), asked.stream_id)
 
     async def _prepared(self, asked: Asked, exchange: Exchange) -> Prepared:
         """Returns a request that can be answered. Raises ServingError."""
@@ -198,7 +127,7 @@ class _Session:
         async def write(body: bytes, more: bool) -> None:
             exchange.bytes_sent += len(body)
             for event in split_events(body):
-                await self._tell(event.partition(b"\ndata: ")[2].rstrip(), stream_id)
+                await self._tell_stream(event.partition(b"\ndata: ")[2].rstrip(), stream_id)
 
         events = prepared.run(exchange.accepted)
         exchange.recorded = True
@@ -209,46 +138,8 @@ class _Session:
         finally:
             await events.aclose()
 
-    async def _tell(self, data: bytes, stream_id: str | None) -> None:
-        """Sends one event. Raises OSError for a client that is gone or takes nothing."""
+    async def _tell_stream(self, data: bytes, stream_id: str | None) -> None:
+        """Sends one event of a stream. Raises OSError as `tell` does."""
         if stream_id is not None:
             data = b'{"stream_id":' + msgspec.json.encode(stream_id) + b"," + data[1:]
-        await self._try_to_send({"type": "websocket.send", "text": data.decode()})
-
-    async def _try_to_send(self, message: Message) -> None:
-        if self._over.is_set():
-            raise ConnectionError("the connection is over")
-        try:
-            async with asyncio.timeout(self._around.settings.deadlines.slow_client_seconds):
-                await self._send(message)
-        except OSError:
-            self._over.set()
-            raise
-
-    async def _leave_with_service(self) -> None:
-        await self._around.drain.refusing.wait()
-        self._retire(draining(), _CLOSED_FOR_RESTART)
-
-    def _retire(self, reason: ServingError, code: int) -> None:
-        """Lets what runs come to its end, and nothing begin behind it."""
-        if self._farewell is None:
-            self._farewell = reason, code
-            if not self._lanes:
-                self._spawn(self._part(reason, code))
-
-    async def _part(self, reason: ServingError, code: int) -> None:
-        with suppress(OSError):
-            await self._tell(error_event(reason), None)
-            await self._close(code, "")
-
-    async def _close(self, code: int, reason: str) -> None:
-        with suppress(OSError):
-            await self._try_to_send({"type": "websocket.close", "code": code, "reason": reason})
-        self._over.set()
-
-    def _too_old(self) -> ServingError:
-        seconds = self._around.settings.deadlines.socket_seconds
-        return ServingError(
-            ErrorKind.WEBSOCKET_LIMIT,
-            f"A connection lives {seconds:g} seconds. Open another to go on.",
-        )
+        await self.tell(data)
