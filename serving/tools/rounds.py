@@ -39,15 +39,15 @@ ROUND_ROUTE: Final = "responses.round"
 """The route of the rounds after the first, which counts as the request."""
 
 ANSWER_TOKENS: Final = 256
-"""What is left of the context for the model to go on with, when a tool's output fills it."""
+"""A tool's output is cut so that at least so many tokens of the context are left to answer in."""
 
 FRAME_TOKENS: Final = 32
-"""More than what is around a tool's output, and `LEFT_OUT`, have."""
+"""An upper bound of the tokens that frame a tool's output, with those of `LEFT_OUT`."""
 
 LEFT_OUT: Final = "\n[The rest was left out: the context is full.]"
 
 MOST_REFUSALS: Final = 2
-"""Calls too many that are answered with `REFUSAL`; the next one ends the response."""
+"""So many calls beyond the allowed ones get `REFUSAL` as their output. One more ends the response."""
 
 REFUSAL: Final = "No more tool calls are allowed in this turn. Answer with what you have."
 
@@ -142,8 +142,8 @@ class Rounds:
         Raises ServingError (DEADLINE) when it is too late for another.
         """
         generated = last.finished.tokens
-        room = self._allowance.context_tokens - len(job.prompt) - len(generated)
-        told = self._fitting(output, room - FRAME_TOKENS - ANSWER_TOKENS)
+        left_tokens = self._allowance.context_tokens - len(job.prompt) - len(generated)
+        told = self._fitting(output, left_tokens - FRAME_TOKENS - ANSWER_TOKENS)
         if told is None or self._refusals > MOST_REFUSALS:
             return None
         prompt = job.prompt + continuation(generated, last.call, told, self._vocabulary)

@@ -1,4 +1,4 @@
-"""Responses that are made while nobody waits: begun by one request, read by later ones."""
+"""Responses in the background: one request starts one, later requests read it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from serving.protocols.responses.stream import ResponseStream
 from serving.store.responses import unfinished
 
 SAVE_SECONDS = 5.0
-"""From one try to save an end to the next, where the store cannot be used."""
+"""Between two tries to save a finished response, while the store cannot be used."""
 WATCH_SECONDS = 1.0
-"""How often it is looked whether another process has deleted or cancelled what runs here."""
+"""How often to look whether another process has deleted or cancelled what runs here."""
 
 Uncancelled = Callable[[Collection[str]], Awaitable[set[str]]]
 """Returns those of some running responses that nobody has deleted or cancelled. Raises

@@ -23,7 +23,7 @@ SUMMARY = (
     "(A summary of the conversation up to here, made by the assistant to save room. The user's own "
     "messages stand before it.)"
 )
-"""What the model is told of where a summary comes from."""
+"""Tells the model where a summary comes from."""
 
 Said = ReasoningItem | MessageItem | FunctionCallItem
 """An item of the model."""

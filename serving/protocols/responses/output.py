@@ -91,8 +91,7 @@ class Item:
         return {"type": "output_text", "text": text, "annotations": cited, "logprobs": entries}
 
     def begun(self) -> ItemObject:
-        """Returns OpenAI's item as it was when it began: without text, but with what a search
-        is for."""
+        """Returns OpenAI's item as it was when it began: without text, but a search has its query."""
         known = self.text if self.kind == "web_search_call" else ""
         return self._body("in_progress", known, [])
 

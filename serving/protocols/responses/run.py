@@ -187,7 +187,8 @@ class ResponseRun:
             self._response.leave_out()
 
     async def _save(self, body: Body, events: bytes | None = None) -> bool:
-        """Returns whether the response can be had again. Only one that is an answer is a turn.
+        """Returns whether the response can be had again. Only one that ended as an answer
+        is added to the conversation.
 
         Raises ServingError.
         """

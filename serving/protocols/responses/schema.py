@@ -1,6 +1,6 @@
 """The request of the Responses API: every field of the OpenAI specification, by name.
 
-A field is honoured, or accepted where it does not change the answer, or refused by name.
+A field takes effect, or is accepted where ignoring it leaves the answer right, or is refused.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _few_pairs(value: dict[str, str]) -> dict[str, str]:
 
 _PAIRS_MAX = 16
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], AfterValidator(_few_pairs)]
-"""What a client writes on an object: up to 16 texts with names."""
+"""A client's own labels of an object: up to 16 texts by name."""
 
 
 class Reasoning(Loose):
@@ -121,7 +121,7 @@ class TextFormat(Loose):
 
 
 class Text(Loose):
-    """What the text of the answer is like."""
+    """The form of the answer's text."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
@@ -150,7 +150,7 @@ class CompactCacheOptions(Loose):
 
 
 class PromptCacheOptions(CompactCacheOptions):
-    """The same for a response, of which no more than its prompt may be wanted."""
+    """The same for a response. With `prewarm` only the prompt is computed."""
 
     prewarm: bool | None = None
     comparison_response_id: Annotated[Any, refuse("diagnostics are not supported")] = None
@@ -367,7 +367,7 @@ class ResponsesRequest(PromptFields):
 
     @property
     def prewarms(self) -> bool:
-        """Whether the prompt is to be computed, and nothing written."""
+        """Whether only the prompt is computed, and nothing generated."""
         return bool(self.prompt_cache_options and self.prompt_cache_options.prewarm)
 
     def includes(self, part: str) -> bool:

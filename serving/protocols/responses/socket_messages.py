@@ -1,4 +1,4 @@
-"""The messages of a WebSocket: requests as they come in, and what is told beside the events."""
+"""The messages of a WebSocket: requests as they come in, and what is told besides the events."""
 
 from __future__ import annotations
 
