@@ -47,7 +47,7 @@ FRAME_TOKENS: Final = 32
 LEFT_OUT: Final = "\n[The rest was left out: the context is full.]"
 
 MOST_REFUSALS: Final = 2
-"""So many calls beyond the allowed ones get `REFUSAL` as their output. One more ends the response."""
+"""How many calls beyond the allowed ones get `REFUSAL` as output. One more ends the response."""
 
 REFUSAL: Final = "No more tool calls are allowed in this turn. Answer with what you have."
 

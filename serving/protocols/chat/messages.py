@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
+from serving.protocols.edge.content import RefusalPart, text_or_list
 from serving.protocols.edge.fields import UNSUPPORTED, Loose, Name, refuse
 
 
@@ -18,13 +19,6 @@ class TextPart(Loose):
 
     type: Literal["text"]
     text: str
-
-
-class RefusalPart(Loose):
-    """A refusal that an assistant message holds; text to the model."""
-
-    type: Literal["refusal"]
-    refusal: str
 
 
 def _part_tag(value: Any) -> str | None:
@@ -47,17 +41,9 @@ Parts = Annotated[
 ]
 
 
-def _content_tag(value: Any) -> str | None:
-    return "@string" if isinstance(value, str) else "@parts" if isinstance(value, list) else None
-
-
 Content = Annotated[
-    Annotated[str, Tag("@string")] | Annotated[Parts, Tag("@parts")],
-    Discriminator(
-        _content_tag,
-        custom_error_type="content_type",
-        custom_error_message="must be a string or a list of content parts",
-    ),
+    Annotated[str, Tag("@string")] | Annotated[Parts, Tag("@list")],
+    text_or_list("content parts"),
 ]
 
 

@@ -20,14 +20,13 @@ from serving.harmony.conversation import (
 )
 from serving.protocols.chat.messages import (
     AssistantMessage,
-    Content,
     InstructionMessage,
     Message,
-    RefusalPart,
     ToolMessage,
     UserMessage,
 )
 from serving.protocols.chat.schema import AllowedTools, ChatRequest, NamedTool
+from serving.protocols.edge.content import plain_text
 from serving.protocols.edge.fields import EFFORTS
 from serving.protocols.edge.generation import RequestInfo
 from serving.protocols.edge.sampling import make_sampling, require_stream_for_options
@@ -114,9 +113,9 @@ def _turns(messages: list[Message]) -> list[Turn]:
     turns: list[Turn] = []
     for index, message in enumerate(messages):
         if isinstance(message, InstructionMessage):
-            turns.append(Developer(instructions=_text(message.content)))
+            turns.append(Developer(instructions=plain_text(message.content)))
         elif isinstance(message, UserMessage):
-            turns.append(User(text=_text(message.content), name=message.name))
+            turns.append(User(text=plain_text(message.content), name=message.name))
         elif isinstance(message, AssistantMessage):
             names.update((call.id, call.function.name) for call in message.tool_calls or ())
             turns.append(_assistant(message, index))
@@ -129,13 +128,13 @@ def _turns(messages: list[Message]) -> list[Turn]:
                     "assistant message.",
                     param=f"messages[{index}].tool_call_id",
                 )
-            turns.append(ToolResult(name=name, text=_text(message.content)))
+            turns.append(ToolResult(name=name, text=plain_text(message.content)))
     return turns
 
 
 def _assistant(message: AssistantMessage, index: int) -> Assistant:
     reasoning = message.reasoning or message.reasoning_content
-    content = message.refusal if message.content is None else _text(message.content)
+    content = message.refusal if message.content is None else plain_text(message.content)
     calls = tuple(
         ToolCall(name=call.function.name, arguments=call.function.arguments)
         for call in message.tool_calls or ()
@@ -147,10 +146,3 @@ def _assistant(message: AssistantMessage, index: int) -> Assistant:
             param=f"messages[{index}].content",
         )
     return Assistant(reasoning=reasoning, content=content, calls=calls)
-
-
-def _text(content: Content) -> str:
-    """Returns the text of a message: its parts one after another."""
-    if isinstance(content, str):
-        return content
-    return "".join(part.refusal if isinstance(part, RefusalPart) else part.text for part in content)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from serving.protocols.edge.content import text_or_list
 from serving.protocols.edge.fields import UNSUPPORTED, Loose
 
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
@@ -57,15 +58,7 @@ def _tagger(*kinds: str) -> Callable[[Any], str | None]:
     return tag
 
 
-def _content_tag(value: Any) -> str | None:
-    return "@string" if isinstance(value, str) else "@blocks" if isinstance(value, list) else None
-
-
-_CONTENT_TAG = Discriminator(
-    _content_tag,
-    custom_error_type="content_type",
-    custom_error_message="must be a string or a list of content blocks",
-)
+_CONTENT_TAG = text_or_list("content blocks")
 
 TextBlocks = list[
     Annotated[
@@ -79,7 +72,7 @@ TextBlocks = list[
 ]
 
 TextContent = Annotated[
-    Annotated[str, Tag("@string")] | Annotated[TextBlocks, Tag("@blocks")], _CONTENT_TAG
+    Annotated[str, Tag("@string")] | Annotated[TextBlocks, Tag("@list")], _CONTENT_TAG
 ]
 """Text, or blocks of it."""
 
@@ -126,7 +119,7 @@ class UserMessage(Loose):
 
     role: Literal["user"]
     content: Annotated[
-        Annotated[str, Tag("@string")] | Annotated[list[UserBlock], Tag("@blocks")], _CONTENT_TAG
+        Annotated[str, Tag("@string")] | Annotated[list[UserBlock], Tag("@list")], _CONTENT_TAG
     ]
 
 
@@ -135,7 +128,7 @@ class AssistantMessage(Loose):
 
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("@string")] | Annotated[list[AssistantBlock], Tag("@blocks")],
+        Annotated[str, Tag("@string")] | Annotated[list[AssistantBlock], Tag("@list")],
         _CONTENT_TAG,
     ]
 

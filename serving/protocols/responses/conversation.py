@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from serving.errors import ErrorKind, ServingError
 from serving.harmony.conversation import Assistant, Developer, ToolCall, ToolResult, Turn, User
 from serving.harmony.parse import SEPARATOR
+from serving.protocols.edge.content import plain_text
 from serving.protocols.responses.items import (
     CodeInterpreterCallItem,
     CompactionItem,
@@ -16,7 +17,6 @@ from serving.protocols.responses.items import (
     MessageItem,
     ReasoningItem,
     WebSearchCallItem,
-    text_of,
 )
 
 SUMMARY = (
@@ -66,7 +66,7 @@ def make_turns(
 def _given_turn(item: InputItem, names: dict[str, str], index: int) -> Iterator[Turn]:
     """Yields the turn of an item that is not the model's; `index` is its place in the input."""
     if isinstance(item, MessageItem):
-        text = text_of(item.content)
+        text = plain_text(item.content)
         yield User(text=text) if item.role == "user" else Developer(instructions=text)
     elif isinstance(item, FunctionCallOutputItem):
         if item.call_id not in names:
@@ -74,7 +74,7 @@ def _given_turn(item: InputItem, names: dict[str, str], index: int) -> Iterator[
             raise ServingError(
                 ErrorKind.INVALID_VALUE, f"'{place}' names no earlier function call.", param=place
             )
-        yield ToolResult(name=names[item.call_id], text=text_of(item.output))
+        yield ToolResult(name=names[item.call_id], text=plain_text(item.output))
     elif isinstance(item, CompactionItem):
         # The user's role, not the developer's: tools may have a part in what it says.
         yield User(text=f"{SUMMARY}\n\n{item.summary}")
@@ -90,7 +90,7 @@ def _assistant_turns(run: Iterable[Said]) -> list[Assistant]:
         if isinstance(item, ReasoningItem):
             reasoning.append(item.text)
         elif isinstance(item, MessageItem):
-            texts.append(text_of(item.content))
+            texts.append(plain_text(item.content))
             turns.append(Assistant(reasoning=_joined(reasoning), content=texts[-1]))
             reasoning = []
         else:

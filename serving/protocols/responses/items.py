@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from serving.protocols.edge.content import RefusalPart, text_or_list
 from serving.protocols.edge.fields import UNSUPPORTED, Loose, Name
 
 CallId = Annotated[str, Field(min_length=1, max_length=512)]
@@ -22,13 +23,6 @@ class TextPart(Loose):
 
     type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
     text: str
-
-
-class RefusalPart(Loose):
-    """A refusal that an assistant message holds; text to the model."""
-
-    type: Literal["refusal"]
-    refusal: str
 
 
 _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
@@ -53,17 +47,9 @@ Part = Annotated[
 ]
 
 
-def _content_tag(value: Any) -> str | None:
-    return "@string" if isinstance(value, str) else "@parts" if isinstance(value, list) else None
-
-
 Content = Annotated[
-    Annotated[str, Tag("@string")] | Annotated[list[Part], Tag("@parts")],
-    Discriminator(
-        _content_tag,
-        custom_error_type="content_type",
-        custom_error_message="must be a string or a list of content parts",
-    ),
+    Annotated[str, Tag("@string")] | Annotated[list[Part], Tag("@list")],
+    text_or_list("content parts"),
 ]
 
 
@@ -216,13 +202,6 @@ PREFIXES: Final = {
     "web_search_call": "ws",
 }
 """What the ids of items begin with, by type."""
-
-
-def text_of(content: Content) -> str:
-    """Returns the text of a content: its parts one after another."""
-    if isinstance(content, str):
-        return content
-    return "".join(part.refusal if isinstance(part, RefusalPart) else part.text for part in content)
 
 
 def seal(text: str) -> str:

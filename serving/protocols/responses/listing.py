@@ -8,6 +8,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from serving.protocols.edge.answers import Json
+from serving.protocols.edge.content import RefusalPart, plain_text
 from serving.protocols.edge.query import wrong
 from serving.protocols.responses.items import (
     PREFIXES,
@@ -17,9 +18,7 @@ from serving.protocols.responses.items import (
     ItemReference,
     MessageItem,
     ReasoningItem,
-    RefusalPart,
     seal,
-    text_of,
 )
 from serving.protocols.responses.schema import ENCRYPTED_REASONING, INCLUDABLE
 
@@ -73,7 +72,7 @@ def _given(item: InputItem, make_id: Callable[[], str]) -> Json:
     if isinstance(item, MessageItem):
         fields["content"] = _parts(item)
     elif isinstance(item, FunctionCallOutputItem):
-        fields["output"] = text_of(item.output)
+        fields["output"] = plain_text(item.output)
     elif isinstance(item, ReasoningItem):
         del fields["encrypted_content"]
         fields["content"] = [{"type": "reasoning_text", "text": item.text}]
@@ -88,7 +87,7 @@ def _parts(item: MessageItem) -> list[Json]:
     return [
         part.model_dump()
         if isinstance(part, RefusalPart) and assistant
-        else _text_part(text_of([part]), assistant)
+        else _text_part(plain_text([part]), assistant)
         for part in item.content
     ]
 

@@ -91,7 +91,7 @@ class Item:
         return {"type": "output_text", "text": text, "annotations": cited, "logprobs": entries}
 
     def begun(self) -> ItemObject:
-        """Returns OpenAI's item as it was when it began: without text, but a search has its query."""
+        """Returns OpenAI's item as it was when it began: a search has its query, others no text."""
         known = self.text if self.kind == "web_search_call" else ""
         return self._body("in_progress", known, [])
 

@@ -160,17 +160,9 @@ Retention = Literal["in_memory", "24h"]
 Tier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 
 
-def _input_tag(value: Any) -> str | None:
-    return "@string" if isinstance(value, str) else "@items" if isinstance(value, list) else None
-
-
 Input = Annotated[
-    Annotated[str, Tag("@string")] | Annotated[list[InputItem], Tag("@items")],
-    Discriminator(
-        _input_tag,
-        custom_error_type="input_type",
-        custom_error_message="must be a string or a list of items",
-    ),
+    Annotated[str, Tag("@string")] | Annotated[list[InputItem], Tag("@list")],
+    text_or_list("items", "input_type"),
 ]
 
 

@@ -10,7 +10,7 @@ from serving.protocols.edge.computation import Computation
 from serving.protocols.edge.exchange import Exchange
 from serving.protocols.edge.generation import Surroundings
 from serving.protocols.responses.background import Background
-from serving.protocols.responses.context import Context, needs_store, read_context
+from serving.protocols.responses.context import read_context
 from serving.protocols.responses.request import dialogue
 from serving.protocols.responses.schema import TokensRequest
 
@@ -26,10 +26,7 @@ def input_tokens(around: Surroundings, background: Background) -> Computation:
             len(body), decode, body, TokensRequest, settings.limits
         )
         around.count_unknown(len(request.model_extra or ()))
-        if needs_store(request):
-            context = await read_context(request, exchange.caller, around, background)
-        else:
-            context = Context(request.items)
+        context = await read_context(request, exchange.caller, around, background)
         engine = around.fleet.find(request.model)
         prompt = dialogue(request, context, around.toolbox)
         # A conversation may be long, whatever the request is.
