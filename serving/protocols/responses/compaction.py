@@ -82,18 +82,18 @@ def compaction(around: Surroundings, background: Background) -> Generation:
 def generation_request(
     request: CompactRequest, context: Context, info: RequestInfo
 ) -> GenerationRequest:
-    """Returns what asks for the summary. The conversation comes first, so that it is in the
-    engine's cache where it was answered without tools and with the service's own effort.
+    """Returns the generation request of the summary. The conversation is its beginning, so the engine
+    finds it in its cache if it was answered without tools and with the service's own effort.
 
-    Raises ServingError, also for a conversation of nothing.
+    Raises ServingError, also for an empty conversation.
     """
     turns = tuple(make_turns(context.earlier, context.own, request.instructions))
     if all(isinstance(turn, Developer) for turn in turns):
         raise ServingError(
             ErrorKind.INVALID_VALUE, "'input' holds nothing to compact.", param="input"
         )
-    # Greedy: a summary is to be exact, not inventive. With the service's own effort, which is in
-    # the first tokens of a prompt: with another nothing of it would be cached.
+    # Greedy: a summary is exact, not inventive. The effort stands in the first tokens of a prompt,
+    # so any other than the service's own would find nothing in the cache.
     return GenerationRequest(
         id=info.id,
         caller=info.caller,

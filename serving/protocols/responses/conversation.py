@@ -44,7 +44,7 @@ def make_turns(
     run: list[Said] = []
     for index, item in enumerate([*earlier, *own], -len(earlier)):
         if isinstance(item, CodeInterpreterCallItem | WebSearchCallItem):
-            # Part of the reasoning, whose text says what came of it.
+            # Part of the reasoning, whose text tells its result.
             continue
         if isinstance(item, FunctionCallItem):
             names[item.call_id] = item.name

@@ -19,7 +19,7 @@ CallId = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class TextPart(Loose):
-    """A piece of text, of whatever side."""
+    """A piece of text, of the model or of the client."""
 
     type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
     text: str
@@ -54,7 +54,7 @@ Content = Annotated[
 
 
 class MessageItem(Loose):
-    """What somebody said. A message without a `type` is one too."""
+    """A message of any role. An item with a role and without a `type` is one too."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]

@@ -1,4 +1,4 @@
-"""The `response` object: what was asked, what has become of it."""
+"""The `response` object: the request's fields, the state and the output."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ResponseObject:
         return body
 
     def failed(self, error: ServingError) -> Body:
-        """Returns the object of a response that broke off."""
+        """Returns the object of a response that failed."""
         body = self._broken("failed")
         body["error"] = {
             "code": _failure_code(error.kind),
@@ -192,7 +192,7 @@ def _tool_choice(request: ResponsesRequest) -> str | Json:
 
 
 def _tool(tool: FunctionTool | HostedTool) -> Json:
-    """Returns a tool as it is used: arguments are bound to the schema only where that was asked."""
+    """Returns a tool as it is used: `strict` is false unless the request sets it."""
     if isinstance(tool, FunctionTool):
         unsaid = {"description": None, "parameters": None}
         return {"type": "function", **unsaid, **tool.described(), "strict": bool(tool.strict)}

@@ -1,4 +1,4 @@
-"""From the body of a Responses request, in its context, to what it asks for."""
+"""Makes the generation request of a Responses request and its context."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTE = "responses"
 def generation_request(
     request: ResponsesRequest, context: Context, toolbox: Toolbox, info: RequestInfo
 ) -> GenerationRequest:
-    """Returns what a request asks for. Raises ServingError."""
+    """Returns the generation request of a request. Raises ServingError."""
     shows_logprobs = bool(request.top_logprobs) or request.includes(LOGPROBS)
     return GenerationRequest(
         id=info.id,

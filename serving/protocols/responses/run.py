@@ -51,7 +51,7 @@ class Incoming(NamedTuple):
 
 
 class ResponseRun:
-    """Runs one response. `release` is called when the answer has ended."""
+    """Runs one response. When its answer has ended, `release` is called."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class ResponseRun:
             await self._executors.open()
 
     def disconnect(self) -> None:
-        """Lets the executors of an answer that is not made go."""
+        """Closes the executors, for an answer that is not made."""
         if self._executors is not None:
             self._executors.close()
 

@@ -25,7 +25,7 @@ from serving.store.responses import ResponseStore, Stored
 
 ROUTE = "responses.stored"
 _LOOK_SECONDS = 0.25
-"""From one look at what another process makes to the next."""
+"""Between two looks at a response that another process makes."""
 _LOOKS = 40
 
 

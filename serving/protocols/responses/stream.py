@@ -110,13 +110,8 @@ class ResponseStream(Streamed):
     def _closed(self, item: Item) -> bytes:
         text = item.text
         if item.kind == "function_call":
-            sent = self._event(
-                "response.function_call_arguments.done",
-                item_id=item.id,
-                output_index=item.index,
-                name=item.name,
-                arguments=text,
-            )
+            name = "response.function_call_arguments.done"
+            sent = self._item_event(name, item, name=item.name, arguments=text)
         elif item.hosted:
             sent = self._call_ended(item)
         else:
@@ -147,11 +142,10 @@ class ResponseStream(Streamed):
         if item.kind != "code_interpreter_call":
             return b""
         name = "response.code_interpreter_call_code.done"
-        return self._event(name, item_id=item.id, output_index=item.index, code=item.text)
+        return self._item_event(name, item, code=item.text)
 
     def _call_event(self, item: Item, phase: str) -> bytes:
-        name = f"response.{item.kind}.{phase}"
-        return self._event(name, item_id=item.id, output_index=item.index)
+        return self._item_event(f"response.{item.kind}.{phase}", item)
 
     def _text_done(self, item: Item, text: str) -> bytes:
         part = item.part(text)
@@ -168,6 +162,9 @@ class ResponseStream(Streamed):
             summary = {"type": "summary_text", "text": text}
             sent += self._event("response.reasoning_summary_part.done", **place, part=summary)
         return sent
+
+    def _item_event(self, event: str, item: Item, /, **fields: object) -> bytes:
+        return self._event(event, item_id=item.id, output_index=item.index, **fields)
 
     def _event(self, name: str, /, **fields: object) -> bytes:
         """Returns one event with the next number."""

@@ -38,12 +38,12 @@ def functions_of(request: PromptFields) -> tuple[Function, ...]:
 
 
 def has_hosted_tools(request: PromptFields) -> bool:
-    """Returns whether a request has tools that the service has run."""
+    """Returns whether a request has tools that the service runs."""
     return any(not isinstance(tool, FunctionTool) for tool in request.tools or ())
 
 
 def tool_use(request: PromptFields, toolbox: Toolbox) -> tuple[BuiltInUse, ToolChoice | None]:
-    """Returns the built-in tools of a request, and what its choice says of functions.
+    """Returns the built-in tools of a request, and its choice among functions.
 
     Raises ServingError for a tool that has no executor here, and for a choice that is not offered.
     """
@@ -61,7 +61,7 @@ def tool_use(request: PromptFields, toolbox: Toolbox) -> tuple[BuiltInUse, ToolC
         return BuiltInUse(tools, called, must_call=True, alone=True, once=True), None
     if isinstance(choice, AllowedTools):
         return _among(choice, offered)
-    # Without functions `auto` and `none` say nothing, and `required` is the built-in tools' alone.
+    # Without functions, `auto` and `none` change nothing, and `required` means the built-in tools.
     speaks = has_functions or (choice == "required" and not tools)
     left = ToolChoice(mode=choice) if choice is not None and speaks else None
     if not tools or choice == "none":
