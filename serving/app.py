@@ -96,7 +96,7 @@ def create_app(
     toolbox = Toolbox(settings.tools, clock, metrics.count_tool_call)
 
     background = Background(
-        stores.responses.wanted,
+        stores.responses.uncancelled,
         on_bug=lambda name, bug: recorder.logger.error("failure", response_id=name, exc_info=bug),
     )
     encoder = _encoder(settings, recorder, clock)

@@ -41,7 +41,7 @@ class Stream:
 
     __slots__ = ("_arrived", "_connection", "_ids", "_loop", "_lost", "_sequences", "_waiter")
 
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: EngineConnection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
         self._ids: set[int] = set()
@@ -125,7 +125,7 @@ def lost_error() -> ServingError:
     )
 
 
-class Connection(Link[FromEngine, Ready]):
+class EngineConnection(Link[FromEngine, Ready]):
     """The link to one engine process. `on_end` is called first of all when it is over."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.boundary.child import ENVIRONMENT, Child
-from serving.boundary.client import Connection, Stream
+from serving.boundary.client import EngineConnection, Stream
 from serving.boundary.lifecycle import (
     FAILURES,
     Cause,
@@ -85,7 +85,7 @@ class Supervisor:
         self._state = EngineState.STOPPED
         self._history: deque[Transition] = deque(maxlen=HISTORY_LENGTH)
         self._changed = asyncio.Event()
-        self._child: Child[Connection] | None = None
+        self._child: Child[EngineConnection] | None = None
         self._task: asyncio.Task[None] | None = None
         self._starts = 0
         self._next_start_at: float | None = None
@@ -186,7 +186,7 @@ class Supervisor:
             task.cancel()
             await asyncio.wait({task})
 
-    def _serving(self) -> Connection:
+    def _serving(self) -> EngineConnection:
         if self._child is None or self.ready is None:
             raise self.unavailable()
         return self._child.link
@@ -257,7 +257,7 @@ class Supervisor:
         self._starts += 1
         try:
             child = self._child = Child(
-                Connection(self._on_disconnected),
+                EngineConnection(self._on_disconnected),
                 MODULE,
                 *("--engine", str(self._directory)),
                 environment={**ENVIRONMENT, **os.environ, **self._environment},
@@ -276,7 +276,7 @@ class Supervisor:
             await child.end()
             self._child = None
 
-    async def _follow(self, child: Child[Connection]) -> _End:
+    async def _follow(self, child: Child[EngineConnection]) -> _End:
         """Returns how the process ended, after waiting for that or deciding it."""
         connection = child.link
         gone: set[asyncio.Future[Any]] = {connection.closed, child.exited}
@@ -301,7 +301,7 @@ class Supervisor:
         connection.close()
         return await _end_of(child, verdict, self._clock() - ready_at)
 
-    async def _watch(self, connection: Connection) -> tuple[Cause, str]:
+    async def _watch(self, connection: EngineConnection) -> tuple[Cause, str]:
         """Returns when the engine answers nothing, or makes no steps, for too long.
 
         Time in which this process did not run itself is not held against the engine.
@@ -328,7 +328,7 @@ class Supervisor:
 
 
 async def _end_of(
-    child: Child[Connection], verdict: tuple[Cause, str] | None, served_seconds: float
+    child: Child[EngineConnection], verdict: tuple[Cause, str] | None, served_seconds: float
 ) -> _End:
     """Returns how a process ended that is leaving, or that `verdict` says is to be killed."""
     exit_code = None if verdict else await child.wait(_COLLECT_SECONDS)
@@ -337,7 +337,7 @@ async def _end_of(
     return _End(*verdict, await child.end(), served_seconds)
 
 
-def _explain(connection: Connection, exit_code: int | None) -> tuple[Cause, str]:
+def _explain(connection: EngineConnection, exit_code: int | None) -> tuple[Cause, str]:
     """Returns why an engine process ended by itself, from its last words or its exit code."""
     if connection.fatal is not None:
         code = connection.fatal.exit_code

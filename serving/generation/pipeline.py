@@ -88,9 +88,9 @@ class Pipeline:
             code=ErrorKind.CLIENT_CLOSED.value.code,
         )  # fmt: skip
         choices: list[Choice] = []
-        hold = Hold()
+        resources = JobResources()
         try:
-            watch, stream = await self._start(job, record, hold)
+            watch, stream = await self._start(job, record, resources)
             choices += (self._choice(job) for _ in range(job.choices))
             unfinished = len(choices)
             while unfinished:
@@ -112,7 +112,7 @@ class Pipeline:
                             stream.cancel(index)
                 if not unfinished:
                     record.outcome, record.code = "ok", ""
-                    hold.release()
+                    resources.release()
                 elif not batch:
                     raise ServingError(ErrorKind.ENGINE_REQUEST, "The engine gave the request up.")
                 if events:
@@ -124,11 +124,13 @@ class Pipeline:
             record.outcome, record.code = "error", ErrorKind.INTERNAL.value.code
             raise
         finally:
-            hold.release()
+            resources.release()
             self._settle(record, choices)
 
-    async def _start(self, job: Job, record: Record, hold: Hold) -> tuple[Watch, SequenceStream]:
-        """Waits for a ticket and gives the job to the engine; what it takes is in `hold`."""
+    async def _start(
+        self, job: Job, record: Record, resources: JobResources
+    ) -> tuple[Watch, SequenceStream]:
+        """Waits for a ticket and gives the job to the engine; what it takes is in `resources`."""
         limits = self._deadlines
         total_seconds = min(limits.total_seconds, job.deadline_seconds or limits.total_seconds)
         due = record.started + total_seconds
@@ -141,11 +143,11 @@ class Pipeline:
             queue_seconds = max(0.0, due - self._clock())
             if not job.begun:
                 queue_seconds = min(limits.queue_seconds, queue_seconds)
-            hold.ticket = await self.admission.acquire(
+            resources.ticket = await self.admission.acquire(
                 job.lane, job.choices, queue_seconds, begun=job.begun
             )
         record.admitted = self._clock()
-        hold.stream = self.engine.open(
+        resources.stream = self.engine.open(
             job.prompt,
             samplings(job),
             priority=_PRIORITIES[job.lane],
@@ -157,9 +159,9 @@ class Pipeline:
             first_token_seconds=limits.first_token_seconds,
             stall_seconds=limits.stall_seconds,
         )
-        hold.watch = watch
-        hold.leave = self.drain.enter(lambda: watch.interrupt(draining()))
-        return watch, hold.stream
+        resources.watch = watch
+        resources.leave = self.drain.enter(lambda: watch.interrupt(draining()))
+        return watch, resources.stream
 
     def _choice(self, job: Job) -> Choice:
         decoder = (
@@ -189,7 +191,7 @@ class Pipeline:
         self._recorder.record(record)
 
 
-class Hold:
+class JobResources:
     """What a running job has taken and must give back. `release` is idempotent."""
 
     def __init__(self) -> None:

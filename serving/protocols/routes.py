@@ -16,7 +16,7 @@ from serving.generation.backend import Backend
 from serving.protocols.chat.endpoint import chat_operations
 from serving.protocols.completions.endpoint import completion_operations
 from serving.protocols.conversations.routes import conversation_operations
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 from serving.protocols.edge.missing import Missing
 from serving.protocols.edge.operation import Operation, make_routes
 from serving.protocols.embeddings.endpoint import embedding_operations
@@ -75,7 +75,7 @@ def all_routes(
         max_waiting=settings.admission.max_waiting,
         inline_bytes=settings.limits.thread_body_bytes,
     )
-    around = Surroundings(
+    services = Services(
         settings,
         Fleet(service.backend),
         lambda: service.known,
@@ -93,15 +93,15 @@ def all_routes(
     described = encoder.description if encoder is not None else None
     models = Models(settings, lambda: service.known, lambda: service.names, described, int(now()))
     store = (lambda: stores.state) if settings.store.enabled else None
-    responses, socket = response_operations(around, background)
+    responses, socket = response_operations(services, background)
     operations = [
-        *chat_operations(around),
-        *completion_operations(around),
-        *embedding_operations(around, encoder),
-        *token_operations(around),
-        *message_operations(around),
+        *chat_operations(services),
+        *completion_operations(services),
+        *embedding_operations(services, encoder),
+        *token_operations(services),
+        *message_operations(services),
         *responses,
-        *conversation_operations(around),
+        *conversation_operations(services),
         *model_operations(models),
         *probe_operations(service, store, drain, service.metrics),
     ]

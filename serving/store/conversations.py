@@ -15,7 +15,7 @@ import msgspec
 from serving.errors import ErrorKind, ServingError
 from serving.settings import Store
 from serving.store.database import Database
-from serving.store.room import make_room, since
+from serving.store.eviction import evict, since
 
 Json = dict[str, Any]
 
@@ -35,20 +35,20 @@ class Page(NamedTuple):
     has_more: bool
 
 
-class Hold:
+class ConversationLock:
     """The right to answer in one conversation: while one has it, no other can."""
 
-    def __init__(self, held: set[tuple[str, str]], key: tuple[str, str]) -> None:
-        if key in held:
-            raise _locked()
-        held.add(key)
-        self._held = held
+    def __init__(self, locked: set[tuple[str, str]], key: tuple[str, str]) -> None:
+        if key in locked:
+            raise _locked_error()
+        locked.add(key)
+        self._locked = locked
         self._key: tuple[str, str] | None = key
 
     def release(self) -> None:
         """Gives the right back. Idempotent."""
         if self._key is not None:
-            self._held.discard(self._key)
+            self._locked.discard(self._key)
             self._key = None
 
 
@@ -59,16 +59,16 @@ class ConversationStore:
         self._database = database
         self._settings = settings
         self._now = now
-        self._held: set[tuple[str, str]] = set()
+        self._locked: set[tuple[str, str]] = set()
 
-    def hold(self, tenant: str, name: str) -> Hold:
+    def lock(self, tenant: str, name: str) -> ConversationLock:
         """Returns the right to answer in a conversation.
 
         Raises ServingError: CONVERSATION_LOCKED while another request of this process has it,
         STORE_UNAVAILABLE while no turn could be added.
         """
         self._database.require_writes()
-        return Hold(self._held, (tenant, name))
+        return ConversationLock(self._locked, (tenant, name))
 
     async def create(
         self, tenant: str, name: str, metadata: dict[str, str], items: Sequence[Json]
@@ -83,7 +83,7 @@ class ConversationStore:
                 (name, tenant, int(now), now, msgspec.json.encode(metadata)),
             )
             append_items(database, tenant, name, items, now)
-            make_room(database, self._settings, now)
+            evict(database, self._settings, now)
             return Conversation(name, int(now), metadata)
 
         return await self._database.write(work)
@@ -109,7 +109,7 @@ class ConversationStore:
                 "UPDATE conversations SET metadata = ?, used = ? WHERE id = ?",
                 (msgspec.json.encode(metadata), now, name),
             )
-            make_room(database, self._settings, now)
+            evict(database, self._settings, now)
             return Conversation(name, row[0], metadata)
 
         return await self._database.write(work)
@@ -197,7 +197,7 @@ class ConversationStore:
     async def add(self, tenant: str, name: str, items: Sequence[Json], max_bytes: int) -> bool:
         """Returns whether there is such a conversation; the items are at its end.
 
-        Raises ServingError: while the conversation is held, and where it would have more than
+        Raises ServingError: while the conversation is locked, and where it would have more than
         `max_bytes`.
         """
 
@@ -210,14 +210,14 @@ class ConversationStore:
             ).fetchone()
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            make_room(database, self._settings, now)
+            evict(database, self._settings, now)
             return True
 
-        hold = self.hold(tenant, name)
+        lock = self.lock(tenant, name)
         try:
             return await self._database.write(work)
         finally:
-            hold.release()
+            lock.release()
 
     async def item(self, tenant: str, name: str, item_id: str) -> Json | None:
         """Returns an item, or None where there is none. Raises ServingError."""
@@ -236,7 +236,7 @@ class ConversationStore:
     async def remove(self, tenant: str, name: str, item_id: str) -> Conversation | None:
         """Returns the conversation without the item; None where there was none of them.
 
-        Raises ServingError, also while the conversation is held.
+        Raises ServingError, also while the conversation is locked.
         """
 
         def work(database: sqlite3.Connection) -> Conversation | None:
@@ -256,11 +256,11 @@ class ConversationStore:
             )
             return Conversation(name, row[0], msgspec.json.decode(row[1]))
 
-        hold = self.hold(tenant, name)
+        lock = self.lock(tenant, name)
         try:
             return await self._database.write(work)
         finally:
-            hold.release()
+            lock.release()
 
     def _find(
         self, database: sqlite3.Connection, tenant: str, name: str
@@ -303,7 +303,7 @@ def append_items(
     return True
 
 
-def _locked() -> ServingError:
+def _locked_error() -> ServingError:
     return ServingError(
         ErrorKind.CONVERSATION_LOCKED,
         "Another request is answered in this conversation. Try again when it has ended.",

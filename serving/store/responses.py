@@ -24,7 +24,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.settings import Store
 from serving.store.conversations import append_items
 from serving.store.database import Database
-from serving.store.room import make_room, since
+from serving.store.eviction import evict, since
 
 Json = dict[str, Any]
 Object = Mapping[str, Any]
@@ -236,7 +236,7 @@ class ResponseStore:
 
         await self._database.write(work)
 
-    async def wanted(self, ids: Collection[str]) -> set[str]:
+    async def uncancelled(self, ids: Collection[str]) -> set[str]:
         """Returns those of the responses in the making that nobody has called off or deleted.
 
         Raises ServingError.
@@ -253,7 +253,7 @@ class ResponseStore:
         for (owner,) in database.execute("SELECT DISTINCT owner FROM running").fetchall():
             if not self._database.owner.lives(owner):
                 database.execute("DELETE FROM running WHERE owner = ?", (owner,))
-        make_room(database, self._settings, now)
+        evict(database, self._settings, now)
         row = database.execute("SELECT 1 FROM responses WHERE number = ?", (number,))
         return row.fetchone() is not None
 

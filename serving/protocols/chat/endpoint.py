@@ -12,19 +12,19 @@ from serving.protocols.chat.request import ROUTE, generation_request
 from serving.protocols.chat.schema import ChatRequest
 from serving.protocols.chat.stream import ChatStream
 from serving.protocols.edge.body import decode
-from serving.protocols.edge.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.protocols.edge.generation import Generation, Prepared, RequestInfo, Services
 from serving.protocols.edge.operation import Operation
 
 
-def chat_operations(around: Surroundings) -> list[Operation]:
+def chat_operations(services: Services) -> list[Operation]:
     """Returns the operations of Chat Completions."""
 
     def prepare_chat(body: bytes, info: RequestInfo) -> Prepared:
-        request = decode(body, ChatRequest, around.settings.limits)
+        request = decode(body, ChatRequest, services.settings.limits)
         wanted = generation_request(request, info)
-        backend = around.fleet.find(wanted.model)
-        job = prepare(wanted, backend, around.settings)
-        facts = _facts(request, backend, job, around)
+        backend = services.fleet.find(wanted.model)
+        job = prepare(wanted, backend, services.settings)
+        facts = _facts(request, backend, job, services)
         options = request.stream_options
         return Prepared(
             run=lambda accepted: backend.pipeline.run(job, accepted=accepted),
@@ -40,7 +40,7 @@ def chat_operations(around: Surroundings) -> list[Operation]:
         Operation(
             "POST",
             "/v1/chat/completions",
-            Generation(ROUTE, around, prepare_chat),
+            Generation(ROUTE, services, prepare_chat),
             "Answer a conversation",
             gives=ChatCompletion,
             takes=(ChatRequest,),
@@ -49,14 +49,14 @@ def chat_operations(around: Surroundings) -> list[Operation]:
     ]
 
 
-def _facts(request: ChatRequest, backend: Backend, job: Job, around: Surroundings) -> ChatFacts:
+def _facts(request: ChatRequest, backend: Backend, job: Job, services: Services) -> ChatFacts:
     return ChatFacts(
-        id=f"chatcmpl-{around.make_id()}",
-        created=int(around.now()),
+        id=f"chatcmpl-{services.make_id()}",
+        created=int(services.now()),
         model=backend.model,
         fingerprint=backend.fingerprint,
         choices=job.choices,
         service_tier=None if request.service_tier is None else "default",
         vocabulary=backend.vocabulary,
-        make_call_id=lambda: f"call_{around.make_id()}",
+        make_call_id=lambda: f"call_{services.make_id()}",
     )

@@ -15,19 +15,19 @@ from serving.protocols.completions.request import ROUTE, generation_requests
 from serving.protocols.completions.schema import CompletionRequest
 from serving.protocols.completions.stream import CompletionStream
 from serving.protocols.edge.body import decode
-from serving.protocols.edge.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.protocols.edge.generation import Generation, Prepared, RequestInfo, Services
 from serving.protocols.edge.operation import Operation
 
 
-def completion_operations(around: Surroundings) -> list[Operation]:
+def completion_operations(services: Services) -> list[Operation]:
     """Returns the operations of Completions."""
 
     def prepare_completions(body: bytes, info: RequestInfo) -> Prepared:
-        request = decode(body, CompletionRequest, around.settings.limits)
-        backend = around.fleet.find(request.model)
+        request = decode(body, CompletionRequest, services.settings.limits)
+        backend = services.fleet.find(request.model)
         wanted = generation_requests(request, info)
-        jobs = [prepare(one, backend, around.settings) for one in wanted]
-        facts = _facts(request, backend, jobs, around)
+        jobs = [prepare(one, backend, services.settings) for one in wanted]
+        facts = _facts(request, backend, jobs, services)
         options = request.stream_options
         # As many prompts at once as the engine's batch holds: more would only wait in line.
         at_once = max(1, backend.ready().max_batch_size // facts.choices_per_prompt)
@@ -45,7 +45,7 @@ def completion_operations(around: Surroundings) -> list[Operation]:
         Operation(
             "POST",
             "/v1/completions",
-            Generation(ROUTE, around, prepare_completions),
+            Generation(ROUTE, services, prepare_completions),
             "Continue a raw text",
             gives=TextCompletion,
             takes=(CompletionRequest,),
@@ -55,13 +55,13 @@ def completion_operations(around: Surroundings) -> list[Operation]:
 
 
 def _facts(
-    request: CompletionRequest, backend: Backend, jobs: Sequence[Job], around: Surroundings
+    request: CompletionRequest, backend: Backend, jobs: Sequence[Job], services: Services
 ) -> CompletionFacts:
     texts = request.prompt or [jobs[0].prompt]
     decode_ids = backend.vocabulary.decode
     return CompletionFacts(
-        id=f"cmpl-{around.make_id()}",
-        created=int(around.now()),
+        id=f"cmpl-{services.make_id()}",
+        created=int(services.now()),
         model=backend.model,
         fingerprint=backend.fingerprint,
         prompts=len(jobs),

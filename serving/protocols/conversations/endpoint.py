@@ -9,7 +9,7 @@ from serving.protocols.conversations.answers import ConversationObject, DeletedC
 from serving.protocols.conversations.schema import CreateConversation, UpdateConversation
 from serving.protocols.edge.body import decode, require_json
 from serving.protocols.edge.exchange import exchange_of
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 from serving.protocols.edge.limits import read_body
 from serving.protocols.edge.replies import reply_json
 from serving.protocols.responses.context import read_references
@@ -23,27 +23,27 @@ ROUTE = "conversations"
 class Conversations:
     """Makes a conversation."""
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
         caller = exchange_of(scope, ROUTE).caller
-        around, stores = self._around, self._around.stores
-        require_store(around.settings)
+        services, stores = self._services, self._services.stores
+        require_store(services.settings)
         require_json(scope)
         body = await read_body(receive) or b"{}"
-        request = await around.reading.run_sized(
-            len(body), decode, body, CreateConversation, around.settings.limits
+        request = await services.reading.run_sized(
+            len(body), decode, body, CreateConversation, services.settings.limits
         )
-        around.count_unknown(len(request.model_extra or ()))
+        services.count_unknown(len(request.model_extra or ()))
         items = request.items or []
         referenced = await read_references(items, caller, stores, "items")
         made = await stores.conversations.create(
             caller.tenant,
-            f"conv_{around.make_id()}",
+            f"conv_{services.make_id()}",
             request.metadata or {},
-            given_items(items, referenced, around.make_id),
+            given_items(items, referenced, services.make_id),
         )
         await reply_json(send, conversation_object(made))
 
@@ -54,15 +54,15 @@ class OneConversation:
     Its items go with it; what responses of it are stored stays.
     """
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
-        self._conversations = around.stores.conversations
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._conversations = services.stores.conversations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError."""
         caller = exchange_of(scope, ROUTE).caller
-        around = self._around
-        require_store(around.settings)
+        services = self._services
+        require_store(services.settings)
         name = scope["path_params"]["id"]
         if scope["method"] == "DELETE":
             if not await self._conversations.delete(caller.tenant, name):
@@ -77,10 +77,10 @@ class OneConversation:
         if scope["method"] == "POST":
             require_json(scope)
             body = await read_body(receive)
-            request = await around.reading.run_sized(
-                len(body), decode, body, UpdateConversation, around.settings.limits
+            request = await services.reading.run_sized(
+                len(body), decode, body, UpdateConversation, services.settings.limits
             )
-            around.count_unknown(len(request.model_extra or ()))
+            services.count_unknown(len(request.model_extra or ()))
             found = await self._conversations.update(caller.tenant, name, request.metadata or {})
         else:
             found = await self._conversations.load(caller.tenant, name)

@@ -10,20 +10,20 @@ from serving.protocols.conversations.schema import (
     CreateItems,
     UpdateConversation,
 )
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 from serving.protocols.edge.operation import Operation
 from serving.protocols.edge.query import PAGE
 from serving.protocols.responses.answers import ItemList, ItemObject
 from serving.protocols.responses.listing import INCLUDE
 
 
-def conversation_operations(around: Surroundings) -> list[Operation]:
+def conversation_operations(services: Services) -> list[Operation]:
     """Returns the operations."""
     root = "/v1/conversations"
     path, items_path, item_path = (f"{root}/{{id}}{end}" for end in ("", "/items", "/items/{item}"))
-    one, items = OneConversation(around), Items(around)
-    item = OneItem(around)
-    made = Conversations(around)
+    one, items = OneConversation(services), Items(services)
+    item = OneItem(services)
+    made = Conversations(services)
     whole, gone = ConversationObject, DeletedConversation
     return [
         Operation("POST", root, made, "Make a conversation", whole, (CreateConversation,)),

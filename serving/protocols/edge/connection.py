@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Send
 from serving.errors import ErrorKind, ServingError
 
 
-class Connection:
+class ClientConnection:
     """Runs a block for as long as the client is there.
 
     When the client leaves, or takes nothing for `slow_client_seconds`, the block is cancelled and
@@ -34,7 +34,7 @@ class Connection:
         self._gone = False
         self._over = False
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> ClientConnection:
         """Begins to listen."""
         task = asyncio.current_task()
         if task is None:

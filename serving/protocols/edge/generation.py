@@ -16,7 +16,7 @@ from serving.generation.backend import Backend
 from serving.generation.pipeline import Events
 from serving.generation.watch import within
 from serving.protocols.edge.body import require_json
-from serving.protocols.edge.connection import Connection
+from serving.protocols.edge.connection import ClientConnection
 from serving.protocols.edge.exchange import Exchange, exchange_of
 from serving.protocols.edge.limits import read_body
 from serving.protocols.edge.presenters import Streamed, Whole
@@ -69,7 +69,7 @@ Prepare = Callable[[bytes, RequestInfo], Prepared | Pending]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Services:
     """What an endpoint needs of the service.
 
     `known` returns the engine, or None before its directory has been read. `now` is the time of day
@@ -101,24 +101,26 @@ class Surroundings:
 class Generation:
     """An endpoint that generates, an ASGI application. `route` is its metric label."""
 
-    def __init__(self, route: str, surroundings: Surroundings, prepare: Prepare) -> None:
+    def __init__(self, route: str, services: Services, prepare: Prepare) -> None:
         self._route = route
-        self._surroundings = surroundings
+        self._services = services
         self._prepare = prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises ServingError for one that fails before its response."""
-        around = self._surroundings
+        services = self._services
         exchange = exchange_of(scope, self._route)
         require_json(scope)
-        if (known := around.known()) is not None:
+        if (known := services.known()) is not None:
             known.pipeline.admission.require_room()
         body = await read_body(receive)
-        slow_client_seconds = around.settings.deadlines.slow_client_seconds
-        async with Connection(receive, send, around.clock, slow_client_seconds) as connection:
+        slow_client_seconds = services.settings.deadlines.slow_client_seconds
+        async with ClientConnection(
+            receive, send, services.clock, slow_client_seconds
+        ) as connection:
             info = RequestInfo(exchange.request_id, exchange.caller, requested_seconds(scope))
             prepared = await prepare_within(
-                info, exchange, around, len(body), lambda: self._prepare(body, info)
+                info, exchange, services, len(body), lambda: self._prepare(body, info)
             )
             events = prepared.run(exchange.accepted)
             exchange.recorded = True
@@ -131,7 +133,7 @@ class Generation:
 async def prepare_within(
     info: RequestInfo,
     exchange: Exchange,
-    around: Surroundings,
+    services: Services,
     size_bytes: int,
     prepare: Callable[[], Prepared | Pending],
 ) -> Prepared:
@@ -139,15 +141,17 @@ async def prepare_within(
 
     Raises ServingError, also DEADLINE.
     """
-    async with within(around.left_seconds(exchange.accepted, info.deadline_seconds)):
-        prepared = await around.reading.run_sized(size_bytes, prepare)
+    async with within(services.left_seconds(exchange.accepted, info.deadline_seconds)):
+        prepared = await services.reading.run_sized(size_bytes, prepare)
         if isinstance(prepared, Pending):
             prepared = await prepared.finish()
-    around.count_unknown(prepared.unknown_fields)
+    services.count_unknown(prepared.unknown_fields)
     return prepared
 
 
-async def present(connection: Connection, events: Events, presenter: Whole | Streamed) -> None:
+async def present(
+    connection: ClientConnection, events: Events, presenter: Whole | Streamed
+) -> None:
     """Sends the response that `presenter` makes of `events`."""
     if isinstance(presenter, Streamed):
         await _send_stream(connection, events, presenter)
@@ -155,13 +159,13 @@ async def present(connection: Connection, events: Events, presenter: Whole | Str
         await _send_whole(connection, events, presenter)
 
 
-async def _send_whole(connection: Connection, events: Events, presenter: Whole) -> None:
+async def _send_whole(connection: ClientConnection, events: Events, presenter: Whole) -> None:
     async for batch in events:
         presenter.add(batch)
     await reply_json(connection.send, presenter.body())
 
 
-async def _send_stream(connection: Connection, events: Events, presenter: Streamed) -> None:
+async def _send_stream(connection: ClientConnection, events: Events, presenter: Streamed) -> None:
     """Sends the events as they come; the response begins with the first of them."""
     send = connection.send
     begun = False

@@ -13,12 +13,12 @@ from starlette.types import Message, Receive, Send
 
 from serving.control.drain import draining
 from serving.errors import ErrorKind, ServingError
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 
 _CLOSED_NORMALLY, _CLOSED_FOR_POLICY, _CLOSED_FOR_RESTART = 1000, 1008, 1012
 
 
-class Asked(Protocol):
+class LaneMessage(Protocol):
     """A message of the client. Those of one `stream_id`, or of none, are a lane."""
 
     @property
@@ -32,14 +32,14 @@ class Asked(Protocol):
         ...
 
 
-Request = TypeVar("Request", bound=Asked)
+Request = TypeVar("Request", bound=LaneMessage)
 
 
 class Session(ABC, Generic[Request]):
     """One open connection. Whatever its client asked for ends with it."""
 
-    def __init__(self, around: Surroundings, send: Send) -> None:
-        self._around = around
+    def __init__(self, services: Services, send: Send) -> None:
+        self._services = services
         self._send = send
         self._lanes: dict[str | None, deque[Request]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +65,7 @@ class Session(ABC, Generic[Request]):
         leaves."""
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(
-            self._around.settings.deadlines.socket_seconds,
+            self._services.settings.deadlines.socket_seconds,
             lambda: self._retire(self._too_old(), _CLOSED_NORMALLY),
         )
         self._spawn(self._leave_with_service())
@@ -95,7 +95,7 @@ class Session(ABC, Generic[Request]):
     async def _listen(self, receive: Receive) -> None:
         """Takes messages until the client leaves."""
         while (message := await receive())["type"] != "websocket.disconnect":
-            limits = self._around.settings.limits
+            limits = self._services.settings.limits
             if self._requests >= limits.socket_requests or self._waiting_bytes > limits.body_bytes:
                 # Not to read on would keep us from seeing the client leave.
                 await self._close(_CLOSED_FOR_POLICY, "too much waits on this connection")
@@ -138,14 +138,14 @@ class Session(ABC, Generic[Request]):
         if self._over.is_set():
             raise ConnectionError("the connection is over")
         try:
-            async with asyncio.timeout(self._around.settings.deadlines.slow_client_seconds):
+            async with asyncio.timeout(self._services.settings.deadlines.slow_client_seconds):
                 await self._send(message)
         except OSError:
             self._over.set()
             raise
 
     async def _leave_with_service(self) -> None:
-        await self._around.drain.refusing.wait()
+        await self._services.drain.refusing.wait()
         self._retire(draining(), _CLOSED_FOR_RESTART)
 
     def _retire(self, reason: ServingError, code: int) -> None:
@@ -166,7 +166,7 @@ class Session(ABC, Generic[Request]):
         self._over.set()
 
     def _too_old(self) -> ServingError:
-        seconds = self._around.settings.deadlines.socket_seconds
+        seconds = self._services.settings.deadlines.socket_seconds
         return ServingError(
             ErrorKind.WEBSOCKET_LIMIT,
             f"A connection lives {seconds:g} seconds. Open another to go on.",

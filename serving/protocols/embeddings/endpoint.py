@@ -8,7 +8,7 @@ from serving.errors import ErrorKind, ServingError
 from serving.protocols.edge.body import decode
 from serving.protocols.edge.computation import Computation
 from serving.protocols.edge.exchange import Exchange
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 from serving.protocols.edge.operation import Operation
 from serving.protocols.embeddings.answer import encode_answer
 from serving.protocols.embeddings.answers import EmbeddingList
@@ -18,31 +18,31 @@ from serving.settings import Settings
 ROUTE = "embeddings"
 
 
-def embedding_operations(around: Surroundings, encoder: Encoder | None) -> list[Operation]:
+def embedding_operations(services: Services, encoder: Encoder | None) -> list[Operation]:
     """Returns the operations of embeddings."""
     return [
         Operation(
             "POST",
             "/v1/embeddings",
-            _embeddings(around, encoder),
+            _embeddings(services, encoder),
             "Make vectors of texts",
             gives=EmbeddingList,
             takes=(EmbeddingsRequest,),
-            names=around.settings.embeddings.served_model_names,
+            names=services.settings.embeddings.served_model_names,
         )
     ]
 
 
-def _embeddings(around: Surroundings, encoder: Encoder | None) -> Computation:
+def _embeddings(services: Services, encoder: Encoder | None) -> Computation:
     """Returns the endpoint. `encoder` is None where none is configured."""
-    settings = around.settings
+    settings = services.settings
 
     async def answer(body: bytes, exchange: Exchange) -> bytes:
-        request = await around.embedding.run_sized(
+        request = await services.embedding.run_sized(
             len(body), decode, body, EmbeddingsRequest, settings.limits
         )
-        around.count_unknown(len(request.model_extra or ()))
-        used = _require_model(request.model, encoder, around)
+        services.count_unknown(len(request.model_extra or ()))
+        used = _require_model(request.model, encoder, services)
         dimensions = _dimensions(request, used.description, settings)
         _require_known_ids(request, used.description)
         cut = request.truncate_prompt_tokens
@@ -58,19 +58,19 @@ def _embeddings(around: Surroundings, encoder: Encoder | None) -> Computation:
             pieces = encode_answer(found.vectors, found.tokens, request.model, as_base64=as_base64)
             return b"".join(pieces)
 
-        return await around.embedding.run_sized(len(found.vectors) * 4 * dimensions, encode)
+        return await services.embedding.run_sized(len(found.vectors) * 4 * dimensions, encode)
 
-    return Computation(ROUTE, around, answer)
+    return Computation(ROUTE, services, answer)
 
 
-def _require_model(name: str, encoder: Encoder | None, around: Surroundings) -> Encoder:
+def _require_model(name: str, encoder: Encoder | None, services: Services) -> Encoder:
     """Returns the encoder. Raises ServingError (MODEL_NOT_FOUND) when it is not `name`."""
-    names = around.settings.embeddings.served_model_names
+    names = services.settings.embeddings.served_model_names
     if encoder is not None and name in names:
         return encoder
     if encoder is None:
         message = "This server makes no embeddings: no encoder is configured."
-    elif (known := around.known()) is not None and name in known.names:
+    elif (known := services.known()) is not None and name in known.names:
         message = f"{name!r} makes no embeddings; on this server {names[0]!r} does."
     else:
         message = f"There is no such model for embeddings here; this server has {names[0]!r}."

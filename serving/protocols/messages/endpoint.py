@@ -5,7 +5,7 @@ from __future__ import annotations
 from serving.generation.prepare import prepare, render_prompt
 from serving.protocols.edge.body import decode
 from serving.protocols.edge.computation import Computation, counting
-from serving.protocols.edge.generation import Generation, Prepared, RequestInfo, Surroundings
+from serving.protocols.edge.generation import Generation, Prepared, RequestInfo, Services
 from serving.protocols.edge.operation import Operation
 from serving.protocols.messages.answer import MessageAnswer
 from serving.protocols.messages.answers import AnsweredMessage, MessageEvent, MessageTokens
@@ -17,13 +17,13 @@ from serving.protocols.messages.stream import MessageStream
 COUNT_ROUTE = "messages.count_tokens"
 
 
-def message_operations(around: Surroundings) -> list[Operation]:
+def message_operations(services: Services) -> list[Operation]:
     """Returns the operations of the Messages API."""
     return [
         Operation(
             "POST",
             "/v1/messages",
-            _messages(around),
+            _messages(services),
             "Answer a conversation, in Anthropic's protocol",
             gives=AnsweredMessage,
             takes=(MessagesRequest,),
@@ -32,7 +32,7 @@ def message_operations(around: Surroundings) -> list[Operation]:
         Operation(
             "POST",
             "/v1/messages/count_tokens",
-            _token_count(around),
+            _token_count(services),
             "Count the tokens of a message's prompt",
             gives=MessageTokens,
             takes=(CountTokensRequest,),
@@ -40,20 +40,20 @@ def message_operations(around: Surroundings) -> list[Operation]:
     ]
 
 
-def _messages(around: Surroundings) -> Generation:
+def _messages(services: Services) -> Generation:
 
     def prepare_message(body: bytes, info: RequestInfo) -> Prepared:
-        request = decode(body, MessagesRequest, around.settings.limits)
+        request = decode(body, MessagesRequest, services.settings.limits)
         wanted = generation_request(request, info)
-        backend = around.fleet.find(wanted.model)
-        job = prepare(wanted, backend, around.settings)
+        backend = services.fleet.find(wanted.model)
+        job = prepare(wanted, backend, services.settings)
         facts = MessageFacts(
-            id=f"msg_{around.make_id()}",
+            id=f"msg_{services.make_id()}",
             request_id=info.id,
             model=backend.model,
             prompt_tokens=len(job.prompt),
             thinking=_shown(request),
-            make_call_id=lambda: f"toolu_{around.make_id()}",
+            make_call_id=lambda: f"toolu_{services.make_id()}",
         )
         return Prepared(
             run=lambda accepted: backend.pipeline.run(job, accepted=accepted),
@@ -61,16 +61,16 @@ def _messages(around: Surroundings) -> Generation:
             unknown_fields=len(request.model_extra or ()),
         )
 
-    return Generation(ROUTE, around, prepare_message)
+    return Generation(ROUTE, services, prepare_message)
 
 
-def _token_count(around: Surroundings) -> Computation:
+def _token_count(services: Services) -> Computation:
     def compute(body: bytes) -> MessageTokens:
-        request = decode(body, CountTokensRequest, around.settings.limits)
-        engine = around.fleet.find(request.model)
-        return {"input_tokens": len(render_prompt(dialogue(request), engine, around.settings))}
+        request = decode(body, CountTokensRequest, services.settings.limits)
+        engine = services.fleet.find(request.model)
+        return {"input_tokens": len(render_prompt(dialogue(request), engine, services.settings))}
 
-    return counting(COUNT_ROUTE, around, compute)
+    return counting(COUNT_ROUTE, services, compute)
 
 
 def _shown(request: MessagesRequest) -> ThinkingShown:

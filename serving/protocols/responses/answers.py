@@ -52,7 +52,7 @@ class ResponseError(TypedDict):
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
-class Asked(TypedDict):
+class EchoedFields(TypedDict):
     """What was asked for, or the default in its place."""
 
     model: str
@@ -78,7 +78,7 @@ class Asked(TypedDict):
     user: NotRequired[str]
 
 
-class Response(Asked):
+class Response(EchoedFields):
     """A response, and what was asked for."""
 
     id: str

@@ -21,7 +21,7 @@ from serving.protocols.edge.generation import (
     Pending,
     Prepared,
     RequestInfo,
-    Surroundings,
+    Services,
 )
 from serving.protocols.edge.presenters import Whole
 from serving.protocols.responses.background import Background
@@ -50,9 +50,9 @@ tool. Write the summary alone."""
 """What the model is asked, as a message of the user at the end of the conversation."""
 
 
-def compaction(around: Surroundings, background: Background) -> Generation:
+def compaction(services: Services, background: Background) -> Generation:
     """Returns the endpoint that makes conversations shorter. Nothing of them is stored."""
-    settings = around.settings
+    settings = services.settings
 
     def prepare_summary(body: bytes, info: RequestInfo) -> Prepared | Pending:
         request = decode(body, CompactRequest, settings.limits)
@@ -60,9 +60,11 @@ def compaction(around: Surroundings, background: Background) -> Generation:
         unknown = len(request.model_extra or ())
 
         def prepared(context: Context) -> Prepared:
-            backend = around.fleet.find(request.model)
+            backend = services.fleet.find(request.model)
             job = prepare(generation_request(request, context, info), backend, settings)
-            summary = Summary(_verbatim(context, around.make_id), around.now(), around.make_id)
+            summary = Summary(
+                _verbatim(context, services.make_id), services.now(), services.make_id
+            )
             return Prepared(
                 lambda accepted: backend.pipeline.run(job, accepted=accepted), summary, unknown
             )
@@ -71,19 +73,19 @@ def compaction(around: Surroundings, background: Background) -> Generation:
             return prepared(Context(request.items))
 
         async def finish() -> Prepared:
-            context = await read_context(request, info.caller, around, background)
-            return await around.reading.run(prepared, context)
+            context = await read_context(request, info.caller, services, background)
+            return await services.reading.run(prepared, context)
 
         return Pending(finish)
 
-    return Generation(ROUTE, around, prepare_summary)
+    return Generation(ROUTE, services, prepare_summary)
 
 
 def generation_request(
     request: CompactRequest, context: Context, info: RequestInfo
 ) -> GenerationRequest:
-    """Returns the generation request of the summary. The conversation is its beginning, so the engine
-    finds it in its cache if it was answered without tools and with the service's own effort.
+    """Returns the generation request of the summary. It begins with the conversation, which the
+    engine has in its cache if it answered it without tools and with the service's own effort.
 
     Raises ServingError, also for an empty conversation.
     """

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.protocols.edge.answers import Json
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 from serving.protocols.responses.background import Background
 from serving.protocols.responses.items import InputItem, ItemReference
 from serving.protocols.responses.schema import History
@@ -64,7 +64,7 @@ def needs_store(request: History) -> bool:
 async def read_context(
     request: History,
     caller: Caller,
-    around: Surroundings,
+    services: Services,
     background: Background,
     recent: Recent | None = None,
 ) -> Context:
@@ -72,7 +72,7 @@ async def read_context(
 
     A response is looked for among the `recent` ones of the connection, and then in the store.
     """
-    stores, settings = around.stores, around.settings
+    stores, settings = services.stores, services.settings
     history: Sequence[Mapping[str, Any]] = ()
     stored: frozenset[str] = frozenset()
     if (name := request.previous_response_id) is not None:

@@ -10,7 +10,13 @@ from serving.errors import ErrorKind, ServingError
 from serving.events import ChoiceEvent, Usage
 from serving.protocols.edge.answers import Json
 from serving.protocols.edge.presenters import Whole
-from serving.protocols.responses.answers import Asked, ItemObject, Response, ResponseUsage, Status
+from serving.protocols.responses.answers import (
+    EchoedFields,
+    ItemObject,
+    Response,
+    ResponseUsage,
+    Status,
+)
 from serving.protocols.responses.output import Output
 from serving.protocols.responses.schema import ResponsesRequest
 from serving.protocols.responses.tools import FunctionTool, HostedTool
@@ -42,13 +48,13 @@ class ResponseObject:
         self._now = now
         self._created = int(now())
         self._ended: int | None = None
-        self._asked = _echo(request, settings, model)
+        self._echoed = _echo(request, settings, model)
 
     def leave_out(self) -> None:
         """Makes the object say that it is in no store, and its items in no conversation."""
         self.stored = False
-        if "conversation" in self._asked:
-            self._asked["conversation"] = None
+        if "conversation" in self._echoed:
+            self._echoed["conversation"] = None
 
     def begun(self) -> Body:
         """Returns the object as it is before the first item."""
@@ -105,7 +111,7 @@ class ResponseObject:
             "output": output,
             "usage": usage,
             "store": self.stored,
-            **self._asked,
+            **self._echoed,
         }
 
 
@@ -141,11 +147,11 @@ def _failure_code(kind: ErrorKind) -> str:
     return "invalid_prompt" if kind.value.http_status < 500 else "server_error"
 
 
-def _echo(request: ResponsesRequest, settings: Settings, model: str) -> Asked:
+def _echo(request: ResponsesRequest, settings: Settings, model: str) -> EchoedFields:
     """Returns the fields of the response that repeat the request, or the default in its place."""
     reasoning, text = request.reasoning, request.text
     form = text.format if text else None
-    echoed: Asked = {
+    echoed: EchoedFields = {
         "model": model,
         "background": bool(request.background),
         "instructions": request.instructions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.routing import WebSocketRoute
 
 from serving.protocols.edge.answers import Json
-from serving.protocols.edge.generation import Generation, Surroundings
+from serving.protocols.edge.generation import Generation, Services
 from serving.protocols.edge.operation import Operation
 from serving.protocols.edge.query import PAGE
 from serving.protocols.responses import answers
@@ -26,17 +26,17 @@ _RESUMED: dict[str, Json] = {
 
 
 def response_operations(
-    around: Surroundings, background: Background
+    services: Services, background: Background
 ) -> tuple[list[Operation], WebSocketRoute]:
     """Returns the operations, those with a name of ours before those with an id; and the socket."""
     root, one = "/v1/responses", "/v1/responses/{id}"
-    made = Responses(around, background)
-    stored = StoredResponse(around, background)
+    made = Responses(services, background)
+    stored = StoredResponse(services, background)
     operations = [
         Operation(
             "POST",
             root,
-            Generation(ROUTE, around, made.prepare),
+            Generation(ROUTE, services, made.prepare),
             "Create a response",
             gives=answers.Response,
             takes=(ResponsesRequest,),
@@ -45,7 +45,7 @@ def response_operations(
         Operation(
             "POST",
             f"{root}/input_tokens",
-            input_tokens(around, background),
+            input_tokens(services, background),
             "Count the tokens of a response's prompt",
             gives=answers.InputTokenCount,
             takes=(TokensRequest,),
@@ -53,7 +53,7 @@ def response_operations(
         Operation(
             "POST",
             f"{root}/compact",
-            compaction(around, background),
+            compaction(services, background),
             "Make a conversation shorter",
             gives=answers.CompactedResponse,
             takes=(CompactRequest,),
@@ -71,7 +71,7 @@ def response_operations(
         Operation(
             "GET",
             f"{one}/input_items",
-            InputItems(around.stores.responses),
+            InputItems(services.stores.responses),
             "List the items of a response's input",
             gives=answers.ItemList,
             query=PAGE | INCLUDE,
@@ -79,9 +79,9 @@ def response_operations(
         Operation(
             "POST",
             f"{one}/cancel",
-            CancelledResponse(around.stores.responses, background),
+            CancelledResponse(services.stores.responses, background),
             "End a response in the background",
             gives=answers.Response,
         ),
     ]
-    return operations, WebSocketRoute(root, ResponsesSocket(around, made.prepare_turn))
+    return operations, WebSocketRoute(root, ResponsesSocket(services, made.prepare_turn))

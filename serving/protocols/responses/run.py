@@ -15,7 +15,7 @@ from serving.generation.pipeline import Events
 from serving.generation.prepare import prepare
 from serving.harmony.built_in import called_tools
 from serving.protocols.edge.event_log import LogReader
-from serving.protocols.edge.generation import Prepared, RequestInfo, Surroundings
+from serving.protocols.edge.generation import Prepared, RequestInfo, Services
 from serving.protocols.edge.presenters import Streamed, Whole
 from serving.protocols.responses.background import (
     Background,
@@ -57,23 +57,23 @@ class ResponseRun:
         self,
         request: ResponsesRequest,
         context: Context,
-        around: Surroundings,
+        services: Services,
         incoming: Incoming,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         """Raises ServingError for what the engine cannot do."""
-        asked = generation_request(request, context, around.toolbox, incoming.info)
-        settings, make_id = around.settings, around.make_id
+        asked = generation_request(request, context, services.toolbox, incoming.info)
+        settings, make_id = services.settings, services.make_id
         self._request = request
         self._context = context
-        self._around = around
+        self._services = services
         self._recent = incoming.recent
         self._generate = incoming.generate
         self._release = release
-        self._backend = around.fleet.find(asked.model)
+        self._backend = services.fleet.find(asked.model)
         self._job = prepare(asked, self._backend, settings)
         tools = called_tools(self._job.built_in) if incoming.generate else ()
-        self._executors = around.toolbox.executors(tools) if tools else None
+        self._executors = services.toolbox.executors(tools) if tools else None
         self._allowance = _allowance(request, self._job, self._backend, settings)
         self._kept = settings.store.enabled and request.store is not False
         self._begun = False
@@ -81,7 +81,7 @@ class ResponseRun:
             request,
             settings,
             Output(_options(request, self._backend, make_id()), make_id),
-            around.now,
+            services.now,
             model=self._backend.model,
             response_id=f"resp_{make_id()}",
             stored=self._kept,
@@ -116,7 +116,7 @@ class ResponseRun:
         it cannot be stored.
         """
         response, caller = self._response, self._job.caller
-        if not await self._around.stores.responses.begin(
+        if not await self._services.stores.responses.begin(
             caller.tenant,
             response.begun(),
             self._items,
@@ -154,7 +154,7 @@ class ResponseRun:
             self._allowance,
             self._backend.vocabulary,
             lambda job, started: pipeline.run(job, accepted=started),
-            self._around.clock,
+            self._services.clock,
             pipeline.drain,
         )
         return rounds.events(accepted)
@@ -196,7 +196,7 @@ class ResponseRun:
         conversation, stored = self._request.conversation, False
         try:
             if self._kept or conversation is not None:
-                stored = await self._around.stores.responses.save(
+                stored = await self._services.stores.responses.save(
                     self._job.caller.tenant,
                     body,
                     self._items,

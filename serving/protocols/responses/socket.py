@@ -20,7 +20,7 @@ from serving.protocols.edge.generation import (
     Pending,
     Prepared,
     RequestInfo,
-    Surroundings,
+    Services,
     prepare_within,
     write_stream,
 )
@@ -28,8 +28,8 @@ from serving.protocols.edge.presenters import Streamed
 from serving.protocols.edge.session import Session
 from serving.protocols.edge.timeout import requested_seconds
 from serving.protocols.responses.socket_messages import (
-    Asked,
     Json,
+    SocketMessage,
     error_event,
     not_steered,
     read_message,
@@ -46,8 +46,8 @@ PrepareTurn = Callable[[Json, RequestInfo, Recent], Prepared | Pending]
 class ResponsesSocket:
     """An ASGI application: one WebSocket from its handshake to its end."""
 
-    def __init__(self, around: Surroundings, prepare: PrepareTurn) -> None:
-        self._around = around
+    def __init__(self, services: Services, prepare: PrepareTurn) -> None:
+        self._services = services
         self._prepare = prepare
         self._open = 0
 
@@ -55,46 +55,46 @@ class ResponsesSocket:
         """Serves one connection. Raises ServingError for a handshake that is refused."""
         exchange_of(scope, ROUTE)
         seconds = requested_seconds(scope)
-        most = self._around.settings.limits.sockets
+        most = self._services.settings.limits.sockets
         if self._open >= most:
             raise ServingError(ErrorKind.OVERLOADED, f"{most} WebSockets are open.")
         self._open += 1
         try:
             await receive()  # the client's wish to connect
             await send({"type": "websocket.accept"})
-            session = _Session(self._around, self._prepare, turns_of(scope), send, seconds)
+            session = _Session(self._services, self._prepare, turns_of(scope), send, seconds)
             await session.run(receive)
         finally:
             self._open -= 1
 
 
-class _Session(Session[Asked]):
+class _Session(Session[SocketMessage]):
     """One open connection, with the responses that can be continued on it."""
 
     def __init__(
         self,
-        around: Surroundings,
+        services: Services,
         prepare: PrepareTurn,
         turns: Turns,
         send: Send,
         seconds: float | None,
     ) -> None:
-        super().__init__(around, send)
-        self._around = around
+        super().__init__(services, send)
+        self._services = services
         self._prepare = prepare
         self._turns = turns
         self._seconds = seconds
-        self._recent = Recent(around.settings.limits.body_bytes)
+        self._recent = Recent(services.settings.limits.body_bytes)
 
-    def read(self, message: Message) -> Asked:
+    def read(self, message: Message) -> SocketMessage:
         """Returns what a message asks for, or what is wrong with it."""
-        return read_message(message, self._around.settings.limits)
+        return read_message(message, self._services.settings.limits)
 
     def describe(self, error: ServingError) -> bytes:
         """Returns the message that tells of an error."""
         return error_event(error)
 
-    async def answer(self, asked: Asked) -> None:
+    async def answer(self, asked: SocketMessage) -> None:
         """Answers one message. Raises OSError when the client cannot be told."""
         if asked.steers:
             await self.tell(not_steered(asked.fields))
@@ -108,15 +108,15 @@ class _Session(Session[Asked]):
         except ServingError as error:
             await self._tell_stream(error_event(error), asked.stream_id)
 
-    async def _prepared(self, asked: Asked, exchange: Exchange) -> Prepared:
+    async def _prepared(self, asked: SocketMessage, exchange: Exchange) -> Prepared:
         """Returns a request that can be answered. Raises ServingError."""
-        around = self._around
-        if (known := around.known()) is not None:
+        services = self._services
+        if (known := services.known()) is not None:
             known.pipeline.admission.require_room()
         info = RequestInfo(exchange.request_id, exchange.caller, self._seconds)
         arguments = (asked.request(), info, self._recent)
         return await prepare_within(
-            info, exchange, around, asked.size_bytes, lambda: self._prepare(*arguments)
+            info, exchange, services, asked.size_bytes, lambda: self._prepare(*arguments)
         )
 
     async def _stream(self, prepared: Prepared, exchange: Exchange, stream_id: str | None) -> None:

@@ -19,7 +19,7 @@ STREAM_ID_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SocketMessage:
     """A message of the client: an object, or what is wrong with it."""
 
     fields: Json
@@ -56,25 +56,25 @@ class Asked:
         return {**fields, "stream": True}
 
 
-def read_message(message: Message, limits: Limits) -> Asked:
+def read_message(message: Message, limits: Limits) -> SocketMessage:
     """Returns what a message asks for, or what is wrong with it."""
     text: str | None = message.get("text")
     data: bytes = message["bytes"] if text is None else text.encode()
     if len(data) > limits.body_bytes:
         most = f"A message may have {limits.body_bytes} bytes at most."
-        return Asked({}, len(data), fault=ServingError(ErrorKind.BODY_TOO_LARGE, most))
+        return SocketMessage({}, len(data), fault=ServingError(ErrorKind.BODY_TOO_LARGE, most))
     try:
         fields = decode_object(data, limits)
     except ServingError as error:
-        return Asked({}, len(data), fault=error)
+        return SocketMessage({}, len(data), fault=error)
     stream_id = fields.get("stream_id")
     if stream_id is None:
-        return Asked(fields, len(data))
+        return SocketMessage(fields, len(data))
     if isinstance(stream_id, str) and 0 < len(stream_id) <= STREAM_ID_MAX:
-        return Asked(fields, len(data), stream_id)
+        return SocketMessage(fields, len(data), stream_id)
     wrong = f"'stream_id' must be a string of 1 to {STREAM_ID_MAX} characters."
     fault = ServingError(ErrorKind.INVALID_VALUE, wrong, param="stream_id")
-    return Asked(fields, len(data), fault=fault)
+    return SocketMessage(fields, len(data), fault=fault)
 
 
 def error_event(error: ServingError) -> bytes:

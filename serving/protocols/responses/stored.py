@@ -13,10 +13,10 @@ from serving.control.callers import Caller
 from serving.errors import ErrorKind, ServingError
 from serving.generation.pipeline import Events
 from serving.protocols.edge.answers import Json
-from serving.protocols.edge.connection import Connection
+from serving.protocols.edge.connection import ClientConnection
 from serving.protocols.edge.event_log import EventLog, LogReader
 from serving.protocols.edge.exchange import exchange_of
-from serving.protocols.edge.generation import Surroundings, present
+from serving.protocols.edge.generation import Services, present
 from serving.protocols.edge.query import query_of, read_flag, read_number, read_paging
 from serving.protocols.edge.replies import reply, reply_json
 from serving.protocols.responses.background import Background
@@ -32,9 +32,9 @@ _LOOKS = 40
 class StoredResponse:
     """`GET` gives a response as it is, or its stream; `DELETE` ends it and takes it away."""
 
-    def __init__(self, around: Surroundings, background: Background) -> None:
-        self._around = around
-        self._store = around.stores.responses
+    def __init__(self, services: Services, background: Background) -> None:
+        self._services = services
+        self._store = services.stores.responses
         self._background = background
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,9 +54,9 @@ class StoredResponse:
         if read_flag(query, "stream"):
             start = 0 if after is None else after + 1
             reader, ticks = await self._stream(caller, response_id, start)
-            slow_client_seconds = self._around.settings.deadlines.slow_client_seconds
-            async with Connection(
-                receive, send, self._around.clock, slow_client_seconds
+            slow_client_seconds = self._services.settings.deadlines.slow_client_seconds
+            async with ClientConnection(
+                receive, send, self._services.clock, slow_client_seconds
             ) as connection:
                 await present(connection, ticks, reader)
             return

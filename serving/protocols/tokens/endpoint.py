@@ -17,7 +17,7 @@ from serving.protocols.completions.schema import TokenId, check_ids
 from serving.protocols.edge.body import check, decode, decode_object
 from serving.protocols.edge.computation import Computation, counting
 from serving.protocols.edge.fields import Body
-from serving.protocols.edge.generation import Surroundings
+from serving.protocols.edge.generation import Services
 from serving.protocols.edge.operation import Operation
 from serving.protocols.edge.sampling_schema import ModelName
 
@@ -76,13 +76,13 @@ class Detokenize(Body):
         return value
 
 
-def token_operations(around: Surroundings) -> list[Operation]:
+def token_operations(services: Services) -> list[Operation]:
     """Returns the operations that encode and decode."""
     return [
         Operation(
             "POST",
             "/v1/tokenize",
-            _tokenize(around),
+            _tokenize(services),
             "Encode a text or a conversation",
             gives=Tokens,
             takes=(TokenizeText, TokenizeChat),
@@ -90,7 +90,7 @@ def token_operations(around: Surroundings) -> list[Operation]:
         Operation(
             "POST",
             "/v1/detokenize",
-            _detokenize(around),
+            _detokenize(services),
             "Decode token ids",
             gives=Text,
             takes=(Detokenize,),
@@ -98,9 +98,9 @@ def token_operations(around: Surroundings) -> list[Operation]:
     ]
 
 
-def _tokenize(around: Surroundings) -> Computation:
+def _tokenize(services: Services) -> Computation:
     """Returns what encodes: exactly the ids that a completion or chat would have."""
-    settings = around.settings
+    settings = services.settings
 
     def compute(body: bytes) -> Tokens:
         value = decode_object(body, settings.limits)
@@ -111,24 +111,24 @@ def _tokenize(around: Surroundings) -> Computation:
         else:
             request = check(value, TokenizeText, settings.limits)
             prompt = request.prompt
-        engine = around.fleet.find(request.model)
+        engine = services.fleet.find(request.model)
         tokens = render_prompt(prompt, engine, settings)
         return _answer(tokens, engine, named=bool(request.return_token_strs))
 
-    return counting(ROUTE, around, compute)
+    return counting(ROUTE, services, compute)
 
 
-def _detokenize(around: Surroundings) -> Computation:
+def _detokenize(services: Services) -> Computation:
     """Returns what decodes. Control tokens are given by name."""
-    settings = around.settings
+    settings = services.settings
 
     def compute(body: bytes) -> Text:
         request = decode(body, Detokenize, settings.limits)
-        text = around.fleet.find(request.model).vocabulary.decode(request.tokens)
+        text = services.fleet.find(request.model).vocabulary.decode(request.tokens)
         # Other servers call it by either name.
         return {"prompt": text, "text": text}
 
-    return counting(REVERSE_ROUTE, around, compute)
+    return counting(REVERSE_ROUTE, services, compute)
 
 
 def _answer(tokens: list[int], backend: Backend, *, named: bool) -> Tokens:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from serving.boundary import client as client_module
-from serving.boundary.client import Connection, Stream
+from serving.boundary.client import EngineConnection, Stream
 from serving.boundary.framing import FrameReader, frame
 from serving.boundary.messages import (
     Abort,
@@ -69,12 +69,12 @@ class Pair:
         theirs.setblocking(False)
         self._ours = ours
         self.engine = Engine(theirs)
-        self.connection: Connection
+        self.connection: EngineConnection
 
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
         _, self.connection = await loop.create_unix_connection(
-            lambda: Connection(self._on_end), sock=self._ours
+            lambda: EngineConnection(self._on_end), sock=self._ours
         )
 
     def _on_end(self) -> None:

@@ -97,7 +97,7 @@ async def test_tenants_do_not_see_each_other(shelf: Shelf) -> None:
 async def test_while_one_answers_no_other_writes(shelf: Shelf) -> None:
     store = shelf.open().conversations
     await store.create(TENANT, "c", {}, [item("a")])
-    hold = store.hold(TENANT, "c")
+    lock = store.lock(TENANT, "c")
     for attempt in (
         lambda: store.add(TENANT, "c", [item("b")], PLENTY),
         lambda: store.remove(TENANT, "c", "a"),
@@ -106,12 +106,12 @@ async def test_while_one_answers_no_other_writes(shelf: Shelf) -> None:
             await attempt()
         assert locked.value.kind is ErrorKind.CONVERSATION_LOCKED
     with pytest.raises(ServingError):
-        store.hold(TENANT, "c")
-    store.hold(TENANT, "d").release()
-    store.hold("other", "c").release()
-    hold.release()
-    hold.release()
-    store.hold(TENANT, "c").release()
+        store.lock(TENANT, "c")
+    store.lock(TENANT, "d").release()
+    store.lock("other", "c").release()
+    lock.release()
+    lock.release()
+    store.lock(TENANT, "c").release()
     assert await ids(store, "c") == ["a"]
 
 

@@ -84,7 +84,7 @@ async def test_it_is_found_to_work_again_although_nobody_asks(shelf: Shelf) -> N
     with locked(shelf.path):
         await refused(stores)
         with pytest.raises(ServingError):
-            stores.conversations.hold(TENANT, "c")
+            stores.conversations.lock(TENANT, "c")
     await works_again(stores)
     assert await put(stores, "b")
     assert told(shelf) == [(Way.WRITE, Reason.LOCKED), (Way.WRITE, None)]

@@ -18,7 +18,7 @@ def since(settings: Store, now: float) -> float:
     return now - settings.keep_seconds
 
 
-def make_room(database: sqlite3.Connection, settings: Store, now: float) -> None:
+def evict(database: sqlite3.Connection, settings: Store, now: float) -> None:
     """Deletes what is too old, then what was used longest ago, until the bounds hold.
 
     The bound of bytes is one for responses and conversations together. A response in the making
