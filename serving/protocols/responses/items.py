@@ -7,7 +7,7 @@ with `@`, so that the path of a validation error can leave them out.
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -18,14 +18,15 @@ from serving.protocols.edge.fields import UNSUPPORTED, Loose, Name
 CallId = Annotated[str, Field(min_length=1, max_length=512)]
 
 
+_TextType = Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
+_TEXTS = frozenset(get_args(_TextType))
+
+
 class TextPart(Loose):
     """A piece of text, of the model or of the client."""
 
-    type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
+    type: _TextType
     text: str
-
-
-_TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 
 
 def _part_tag(value: Any) -> str | None:
@@ -155,12 +156,18 @@ class WebSearchCallItem(Loose):
     status: str = "completed"
 
 
-_KINDS = frozenset(
-    {
-        *("message", "function_call", "function_call_output", "reasoning", "compaction"),
-        *("code_interpreter_call", "web_search_call", "item_reference"),
-    }
-)
+PREFIXES: Final = {
+    "code_interpreter_call": "ci",
+    "compaction": "cmp",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "message": "msg",
+    "reasoning": "rs",
+    "web_search_call": "ws",
+}
+"""What the ids of items begin with, by type."""
+
+_KINDS = frozenset({*PREFIXES, "item_reference"})
 
 
 def _item_tag(value: Any) -> str | None:
@@ -190,18 +197,6 @@ InputItem = Annotated[
         ),
     ),
 ]
-
-
-PREFIXES: Final = {
-    "code_interpreter_call": "ci",
-    "compaction": "cmp",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "message": "msg",
-    "reasoning": "rs",
-    "web_search_call": "ws",
-}
-"""What the ids of items begin with, by type."""
 
 
 def seal(text: str) -> str:

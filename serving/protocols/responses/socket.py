@@ -80,7 +80,6 @@ class _Session(Session[SocketMessage]):
         seconds: float | None,
     ) -> None:
         super().__init__(services, send)
-        self._services = services
         self._prepare = prepare
         self._turns = turns
         self._seconds = seconds

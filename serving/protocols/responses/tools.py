@@ -7,7 +7,7 @@ name; a request can ask for one, and never say where it is.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
@@ -15,12 +15,13 @@ from pydantic_core import PydanticCustomError
 from serving.harmony.conversation import BuiltInName
 from serving.protocols.edge.fields import UNSUPPORTED, Loose, Name, refuse
 
-WEB_SEARCHES = (
+WebSearchType = Literal[
     "web_search",
     "web_search_2025_08_26",
     "web_search_preview",
     "web_search_preview_2025_03_11",
-)
+]
+WEB_SEARCHES: tuple[str, ...] = get_args(WebSearchType)
 
 _LABELS: dict[str, BuiltInName] = {
     "python": "python",
@@ -97,12 +98,7 @@ class CodeInterpreterTool(Loose):
 class WebSearchTool(Loose):
     """The built-in `browser`. How much a search brings is its executor's to say."""
 
-    type: Literal[
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    ]
+    type: WebSearchType
     search_context_size: Literal["low", "medium", "high"] | None = None
     search_content_types: list[Literal["text"]] | None = None
     external_web_access: Literal[True] | None = None
