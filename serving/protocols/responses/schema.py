@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     Tag,
     ValidationInfo,
@@ -20,6 +19,7 @@ from pydantic import (
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from serving.protocols.edge.content import text_or_list
 from serving.protocols.edge.fields import (
     UNSUPPORTED,
     Accepted,

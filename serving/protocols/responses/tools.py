@@ -193,14 +193,7 @@ class AllowedTools(Loose):
 class ChosenHosted(Loose):
     """The one built-in tool that must be called."""
 
-    type: Literal[
-        "code_interpreter",
-        "mcp",
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    ]
+    type: Literal["code_interpreter", "mcp", WebSearchType]
     server_label: str | None = None
 
 
