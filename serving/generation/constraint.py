@@ -6,10 +6,10 @@ What needs constrained decoding is refused, by the place that asks for it, where
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from serving.boundary.sampling import Sampling
 from serving.errors import ErrorKind, ServingError

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -86,16 +85,17 @@ def _rendered(
         return prompt
     dialogue = prompt
 
-    def rendered(turns: Sequence[Turn]) -> list[int]:
-        shown = _conversation(replace(dialogue, turns=tuple(turns)), engine, settings)
-        return render(shown, engine.vocabulary)
+    def rendered(turns: tuple[Turn, ...]) -> list[int]:
+        return render(_conversation(dialogue, turns, engine, settings), engine.vocabulary)
 
     if most_tokens is None or not dialogue.may_shorten:
         return rendered(dialogue.turns)
     return _fitting(dialogue.turns, rendered, most_tokens)
 
 
-def _conversation(dialogue: Dialogue, engine: Backend, settings: Settings) -> Conversation:
+def _conversation(
+    dialogue: Dialogue, turns: tuple[Turn, ...], engine: Backend, settings: Settings
+) -> Conversation:
     form = dialogue.format
     return Conversation(
         system=System(
@@ -105,7 +105,7 @@ def _conversation(dialogue: Dialogue, engine: Backend, settings: Settings) -> Co
             reasoning_effort=dialogue.effort or settings.reasoning_effort,
             built_in=dialogue.built_in.tools,
         ),
-        turns=dialogue.turns,
+        turns=turns,
         tools=tuple(
             FunctionTool(
                 name=function.name,
@@ -119,7 +119,7 @@ def _conversation(dialogue: Dialogue, engine: Backend, settings: Settings) -> Co
 
 
 def _fitting(
-    turns: Sequence[Turn], rendered: Callable[[Sequence[Turn]], list[int]], most_tokens: int
+    turns: tuple[Turn, ...], rendered: Callable[[tuple[Turn, ...]], list[int]], most_tokens: int
 ) -> list[int]:
     """Returns the tokens of as many of the latest turns as fit.
 
@@ -136,9 +136,9 @@ def _fitting(
     # A later cut is never longer: the first that fits is found by halving.
     while low < high:
         middle = (low + high) // 2
-        fits = len(rendered([*turns[:lead], *turns[starts[middle] :]])) <= most_tokens
+        fits = len(rendered((*turns[:lead], *turns[starts[middle] :]))) <= most_tokens
         low, high = (low, middle) if fits else (middle + 1, high)
-    return rendered([*turns[:lead], *turns[starts[low] :]])
+    return rendered((*turns[:lead], *turns[starts[low] :]))
 
 
 def _answer_tokens(request: GenerationRequest, prompt_tokens: int, context_tokens: int) -> int:

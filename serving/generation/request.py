@@ -6,8 +6,10 @@ so that an error about it is born in the protocol's words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from serving.boundary.sampling import Sampling
 from serving.control.callers import Caller
@@ -16,8 +18,7 @@ from serving.harmony.built_in import recipients
 from serving.harmony.conversation import BuiltInTool, ReasoningEffort, Turn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
+class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A function that the model is offered. `parameters` is a JSON schema, None for no arguments.
 
     The arguments of a `strict` one are held to its schema.
@@ -31,8 +32,7 @@ class Function:
     parameters_place: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolChoice:
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
     """What the model may call, or must. `only` holds the functions that are left, with the place
     that names each; None leaves all."""
 
@@ -40,8 +40,7 @@ class ToolChoice:
     only: tuple[tuple[str, str], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerFormat:
+class AnswerFormat(msgspec.Struct, frozen=True, kw_only=True):
     """JSON that the answer is: any object, or what fits `schema`, which the model is told of."""
 
     name: str
@@ -50,8 +49,7 @@ class AnswerFormat:
     schema_place: str
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltInUse:
+class BuiltInUse(msgspec.Struct, frozen=True):
     """Which built-in tools the model may call, and what the tool choice says of them."""
 
     tools: tuple[BuiltInTool, ...] = ()
@@ -80,8 +78,7 @@ class BuiltInUse:
 NO_BUILT_IN = BuiltInUse()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
+class Dialogue(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation that the model goes on with, and what its answer is held to."""
 
     turns: tuple[Turn, ...]
@@ -100,8 +97,7 @@ Prompt = Dialogue | str | list[int]
 """A conversation; or a text or its token ids, which are gone on with as they are."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One generation that a caller asks for."""
 
     id: str
