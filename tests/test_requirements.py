@@ -19,14 +19,14 @@ RUNTIME, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
 ALONE = "requirements-nodeps.lock"
 ENCODER = "requirements-encoder.lock"
 
-OURS = {"benchmarks", "engine_build", "model_assets", "service", "serving", "tests"}
+OURS = {"benchmarks", "docs", "engine_build", "model_assets", "service", "serving", "tests"}
 FROM_CONTAINER = {"tensorrt_llm", "xgrammar"}
 ELSEWHERE = REPOSITORY / "tests" / "clients"
 """These run in an environment of their own, with a list of their own."""
 
 IMPORTED_BY = {
     RUNTIME: ("engine_build", "model_assets", "serving", "service.py"),
-    DEVELOPMENT: ("benchmarks", "deploy", "tests"),
+    DEVELOPMENT: ("benchmarks", "deploy", "docs", "tests"),
 }
 
 
