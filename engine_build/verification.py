@@ -82,14 +82,10 @@ def check(directory: Path, advance: Advance = durable.ignore) -> Engine:
         contents.check(directory, found)
     except BuildError as error:
         raise BuildError(error.exit_code, error.message, AGAIN) from None
-    for file in found.files:
-        sha256 = durable.sha256(directory / file.path, advance)
-        if sha256 != file.sha256:
-            raise EngineError(
-                f"{directory / file.path} has changed: sha256 {sha256}, engine.json says "
-                f"{file.sha256}. {AGAIN}"
-            )
-    return found
+    try:
+        return engine.verify(directory, lambda path: durable.sha256(path, advance))
+    except EngineError as error:
+        raise EngineError(f"{error}. {AGAIN}") from None
 
 
 def run(

@@ -12,6 +12,7 @@ the sha256 of every file.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,12 +244,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(directory: Path) -> Engine:
-    """Returns the manifest after hashing every file. Raises EngineError naming a changed file."""
+def verify(directory: Path, hashed: Callable[[Path], str] = sha256) -> Engine:
+    """Returns the manifest after hashing every file, by `hashed`. Raises EngineError naming the
+    first file that has changed."""
     engine = read(directory)
     for file in engine.files:
         try:
-            found = sha256(directory / file.path)
+            found = hashed(directory / file.path)
         except OSError as error:
             raise EngineError(f"{directory / file.path} cannot be read: {error.strerror}") from None
         if found != file.sha256:

@@ -143,11 +143,11 @@ class Signals(SysHandler):
     def _stop(self) -> None:
         """Stops the worker and then the arbiter, once that may be asked for it."""
         try:
-            self.controller.arbiter.stop()
+            # BentoML's arbiter in a thread begins to stop, then would wait for this very thread.
+            with suppress(RuntimeError):
+                self.controller.arbiter.stop()
         except ConflictError:  # It is starting a worker, or looking after it.
             self.controller.loop.call_later(_RETRY_SECONDS, self._stop)
-        except RuntimeError:
-            pass  # BentoML's arbiter in a thread has begun to stop, and cannot wait for itself
 
     def _send_all(self, number: int) -> None:
         for watcher in self.controller.arbiter.watchers:

@@ -75,10 +75,6 @@ class BlockPool:
         """Returns the block with this content, or None. The block may be evicted by a `take`."""
         return self._by_hash.get(key)
 
-    def is_cached(self, block: int) -> bool:
-        """True when the block has no owner, so that sharing it makes one less available."""
-        return block in self._cached
-
     def share(self, block: int) -> None:
         """Adds an owner to a block that `find` returned."""
         self._cached.pop(block, None)

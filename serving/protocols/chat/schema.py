@@ -30,7 +30,6 @@ from serving.protocols.edge.sampling_schema import (
     at_most,
     at_most_number,
     limits_of,
-    refuse_denied,
 )
 
 DENIED_FIELDS = sampling_schema.DENIED_FIELDS | {"best_of", "echo"}
@@ -154,6 +153,8 @@ ToolChoice = Annotated[
 class ChatRequest(SamplingFields):
     """The body of `POST /v1/chat/completions`."""
 
+    denied_fields = DENIED_FIELDS
+
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
     """Roles system, developer, user, assistant and tool, with a text or a list of text parts.
@@ -201,12 +202,6 @@ class ChatRequest(SamplingFields):
     """`["text"]`; anything else is refused."""
     verbosity: Literal["low", "medium", "high"] | None = None
     """`medium`; another is refused."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_denied_field(cls, value: Any) -> Any:
-        refuse_denied(value, DENIED_FIELDS)
-        return value
 
     @field_validator("messages")
     @classmethod

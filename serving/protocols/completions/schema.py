@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from serving.harmony.vocabulary import SIZE
@@ -15,7 +15,6 @@ from serving.protocols.edge.sampling_schema import (
     SamplingFields,
     at_most_number,
     limits_of,
-    refuse_denied,
     texts_or_tokens,
 )
 
@@ -27,6 +26,8 @@ Prompt = str | list[int]
 
 class CompletionRequest(SamplingFields):
     """The body of `POST /v1/completions`."""
+
+    denied_fields = DENIED_FIELDS
 
     model: ModelName
     prompt: list[Prompt] | None = None
@@ -48,12 +49,6 @@ class CompletionRequest(SamplingFields):
     suffix: Annotated[
         Any, refuse("is not supported: this model was not trained to fill in the middle")
     ] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_denied_field(cls, value: Any) -> Any:
-        refuse_denied(value, DENIED_FIELDS)
-        return value
 
     @field_validator(
         "prompt",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from serving.harmony.conversation import ReasoningEffort
@@ -50,6 +50,18 @@ class Body(Loose):
     """
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    denied_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields of other servers that change the answer; ignoring them would mislead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_denied_field(cls, value: Any) -> Any:
+        names = sorted(cls.denied_fields.intersection(value)) if isinstance(value, dict) else []
+        for name in names:
+            if value[name] not in (None, False, [], {}):
+                raise PydanticCustomError("denied_field", "is not supported", {"field": name})
+        return value
 
 
 class Refusal:

@@ -150,14 +150,6 @@ class SamplingFields(Body):
         return tuple(self.stop or ())
 
 
-def refuse_denied(value: Any, denied: frozenset[str]) -> None:
-    """Raises a validation error that names the first field of `value` which is in `denied`."""
-    names = sorted(denied.intersection(value)) if isinstance(value, dict) else []
-    for name in names:
-        if value[name] not in (None, False, [], {}):
-            raise PydanticCustomError("denied_field", "is not supported", {"field": name})
-
-
 def at_most_number(value: int | None, most: int) -> int | None:
     """Returns `value`. Raises a validation error when it is more than `most`."""
     if value is not None and value > most:

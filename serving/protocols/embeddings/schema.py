@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from serving.boundary.encoder.messages import Input
@@ -13,7 +13,6 @@ from serving.protocols.edge.sampling_schema import (
     Label,
     ModelName,
     limits_of,
-    refuse_denied,
     texts_or_tokens,
 )
 
@@ -29,6 +28,8 @@ DENIED_FIELDS = frozenset(
 
 class EmbeddingsRequest(Body):
     """The body of `POST /v1/embeddings`."""
+
+    denied_fields = DENIED_FIELDS
 
     model: Annotated[
         ModelName, Field(description="One of `embeddings.served_model_names` in the settings.")
@@ -49,12 +50,6 @@ class EmbeddingsRequest(Body):
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     """Extension: cuts a text that is longer to so many tokens, the two around it included; -1 to
     as many as the encoder takes. Without it a text that is too long is a 400 with the numbers."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_denied_field(cls, value: Any) -> Any:
-        refuse_denied(value, DENIED_FIELDS)
-        return value
 
     @field_validator(
         "input",

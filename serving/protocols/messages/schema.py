@@ -19,7 +19,6 @@ from serving.protocols.edge.sampling_schema import (
     TopP,
     at_most,
     limits_of,
-    refuse_denied,
     stop_strings,
 )
 from serving.protocols.messages.blocks import Message, TextContent, ToolName
@@ -96,6 +95,8 @@ class OutputConfig(Loose):
 class CountTokensRequest(Body):
     """The body of `POST /v1/messages/count_tokens`: all that makes the prompt."""
 
+    denied_fields = DENIED_FIELDS
+
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
     """Roles user, assistant and, anywhere, system. Blocks of type text, tool_use, tool_result,
@@ -129,8 +130,7 @@ class CountTokensRequest(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_denied_field(cls, value: Any) -> Any:
-        refuse_denied(value, DENIED_FIELDS)
+    def _no_empty_servers(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("mcp_servers") == []:
             return {key: part for key, part in value.items() if key != "mcp_servers"}
         return value

@@ -40,7 +40,6 @@ from serving.protocols.edge.sampling_schema import (
     at_most,
     at_most_number,
     limits_of,
-    refuse_denied,
 )
 from serving.protocols.responses.items import InputItem, MessageItem
 from serving.protocols.responses.tools import FunctionTool, Tool, ToolChoice
@@ -188,6 +187,8 @@ ConversationId = Annotated[
 class History(Body):
     """What was said."""
 
+    denied_fields = DENIED_FIELDS
+
     input: Input = Field(default_factory=list)
     """A text, or items: `message` (text parts), `function_call`, `function_call_output`,
     `reasoning`, `compaction`, `code_interpreter_call` and `web_search_call` (taken, and not shown
@@ -208,12 +209,6 @@ class History(Body):
         """The input as items: a text is a message of the user."""
         said = self.input
         return [MessageItem(role="user", content=said)] if isinstance(said, str) else said
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_denied_field(cls, value: Any) -> Any:
-        refuse_denied(value, DENIED_FIELDS)
-        return value
 
     @field_validator("input")
     @classmethod

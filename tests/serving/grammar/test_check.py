@@ -18,6 +18,7 @@ import pytest
 from serving.errors import ErrorKind, ServingError
 from serving.grammar.check import SLOW_SECONDS, GrammarCheck
 from serving.harmony.vocabulary import Vocabulary
+from tests.serving.clock import Clock
 from tests.serving.protocols.edge.server import until
 
 GOOD = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -28,16 +29,6 @@ ENDLESS = {"type": "string", "maxLength": 100_000_000}
 def of_schema(schema: Any) -> str:
     form = {"type": "json_schema", "json_schema": schema}
     return json.dumps({"type": "structural_tag", "format": form})
-
-
-class Clock:
-    """A clock that only the test moves on."""
-
-    def __init__(self) -> None:
-        self.ahead_seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.ahead_seconds
 
 
 @pytest.fixture
@@ -159,7 +150,7 @@ async def test_what_was_too_slow_is_not_tried_again_for_a_while(make: Make, cloc
     again = await refusal(check, ENDLESS)
     assert "more than 0.3 seconds" in again.message
     assert workers() == []  # or it would have been started for it
-    clock.ahead_seconds += SLOW_SECONDS
+    clock.seconds += SLOW_SECONDS
     slow = asyncio.create_task(refusal(check, ENDLESS))
     await until(lambda: bool(workers()))
     await slow

@@ -12,19 +12,10 @@ from serving.settings import Store
 from serving.store.access import Change, Way
 from serving.store.failure import Reason
 from serving.store.stores import Stores
+from tests.serving.clock import Clock
 
 TENANT = "acme"
 PLENTY = 10**9
-
-
-class Clock:
-    """A time of day that the test sets."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Shelf:
@@ -32,7 +23,7 @@ class Shelf:
 
     def __init__(self, path: Path, stack: AsyncExitStack) -> None:
         self.path = path
-        self.clock = Clock()
+        self.clock = Clock(1000.0)
         self.changes: list[Change] = []
         self.undone: list[tuple[Way, Reason]] = []
         self._stack = stack

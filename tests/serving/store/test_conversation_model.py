@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from serving.settings import Store
 from serving.store.access import Change
 from serving.store.stores import Stores
-from tests.serving.store.shelf import PLENTY, TENANT, Clock, item
+from tests.serving.clock import Clock
+from tests.serving.store.shelf import PLENTY, TENANT, item
 
 Step = tuple[str, int, int]
 STEPS = st.lists(
@@ -81,7 +82,7 @@ def test_it_is_a_list(steps: list[Step]) -> None:
             stores = Stores(
                 path,
                 Store(),
-                now=Clock(),
+                now=Clock(1000.0),
                 on_change=changes.append,
                 on_failure=lambda way, reason: None,
             )

@@ -19,19 +19,10 @@ from serving.boundary.encoder.client import Encoder
 from serving.boundary.encoder.connection import EncoderConnection, Vectors
 from serving.boundary.encoder.description import EncoderDescription
 from serving.errors import ErrorKind, ServingError
+from tests.serving.clock import Clock
 from tests.serving.protocols.edge.server import until
 
 Make = Callable[..., Encoder]
-
-
-class Clock:
-    """A clock that only the test moves on."""
-
-    def __init__(self) -> None:
-        self.ahead_seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.ahead_seconds
 
 
 @pytest.fixture
@@ -127,7 +118,7 @@ async def test_a_process_that_dies_fails_what_runs_and_the_next_request_starts_a
     await until(lambda: bool(failures))
     (told,) = failures
     assert told.endswith("exit code -9")
-    clock.ahead_seconds += 60
+    clock.seconds += 60
     await encoder.encode(["again"], dimensions=384)
     assert process_of(encoder).pid != process.pid
     assert not process.is_running()
@@ -157,7 +148,7 @@ async def test_an_encoder_that_cannot_be_loaded_says_why_and_is_not_tried_all_th
     await until(lambda: bool(failures))
     assert "config.json" in failures[0]
     await refusal(encoder, ["x"])
-    clock.ahead_seconds += 60
+    clock.seconds += 60
     await refusal(encoder, ["x"])
     await until(lambda: len(failures) == 2)
 

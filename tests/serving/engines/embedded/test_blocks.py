@@ -50,7 +50,8 @@ def test_of_two_blocks_with_equal_content_the_first_is_found() -> None:
     pool.name(second, b"a")
     pool.release([second])
     assert pool.find(b"a") == first
-    assert not pool.is_cached(second)
+    assert pool.take() == second
+    assert pool.find(b"a") == first
 
 
 def test_releasing_what_nobody_owns_is_an_error() -> None:
